@@ -1,0 +1,1 @@
+"""How control over a name is proven to a CA."""

@@ -1,0 +1,1 @@
+"""The YAML configuration: its schema, and how it is loaded."""

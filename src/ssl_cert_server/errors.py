@@ -1,0 +1,145 @@
+"""Every exception this package raises, in one tree, branched by who must act.
+
+::
+
+    CertServerError
+    ├── ConfigError              the operator: the configuration file is wrong
+    ├── StartError               the operator: the server can't start here
+    ├── RequestError             the client: nothing to retry, the question is wrong
+    │   ├── InvalidName            not a host name we could answer for
+    │   └── NotPermitted           no rule of the configuration covers the name
+    ├── InvalidCertificate       whoever made it: key and chain that can't be used
+    ├── StorageError             the operator: storage refused, is full, or is gone
+    │   └── LeaseLost              nobody: another instance took over this work
+    ├── Unavailable              nobody: ask again after ``retry_after`` seconds
+    │   ├── BackingOff             the name failed lately and isn't tried before then
+    │   ├── Overloaded             too many issuances wait already
+    │   └── DeadlineExceeded       it took longer than the caller may wait
+    └── AcmeError                the CA, or the way to it; carries ``retry_after``
+        ├── CaUnreachable          no usable answer: connection, TLS, time-out
+        ├── MalformedResponse      an answer that RFC 8555 doesn't allow
+        ├── CaProblem              the CA said no, in a problem document
+        └── OrderFailed            an order or authorization ended as invalid
+
+A message tells what happened, to which name or key, and what to do. None ever holds a private key, a token or a
+key authorization.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class CertServerError(Exception):
+    """Root of the tree; never raised itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigProblem:
+    """One mistake in a configuration file.
+
+    ``path`` is the key's path (``lets_encrypt.domains[2]``), ``line`` the line of the file counted from 1, or None
+    where the mistake has no line (a missing file).
+    """
+
+    path: str
+    message: str
+    line: int | None = None
+
+
+class ConfigError(CertServerError):
+    """Everything that is wrong with a configuration, at once."""
+
+    def __init__(self, source: str, problems: tuple[ConfigProblem, ...]) -> None:
+        self.source = source
+        self.problems = problems
+        super().__init__("\n".join(self._lines()))
+
+    def _lines(self) -> list[str]:
+        lines = []
+        for problem in self.problems:
+            place = self.source if problem.line is None else f"{self.source}:{problem.line}"
+            key = f"{problem.path}: " if problem.path else ""
+            lines.append(f"{place}: {key}{problem.message}")
+        return lines
+
+
+class StartError(CertServerError):
+    """The server can't start here: a port is taken, a directory isn't writable."""
+
+
+class RequestError(CertServerError):
+    """The question is wrong; asking again doesn't help."""
+
+
+class InvalidName(RequestError):
+    """Not a host name we could answer for."""
+
+
+class NotPermitted(RequestError):
+    """No rule of the configuration covers the name."""
+
+
+class InvalidCertificate(CertServerError):
+    """A private key and chain that can't be used: unparsable, not a pair, expired, for another name."""
+
+
+class StorageError(CertServerError):
+    """Storage refused, is full, or can't be reached."""
+
+
+class LeaseLost(StorageError):
+    """The lease lapsed and another holder took over; the write was refused."""
+
+
+class Unavailable(CertServerError):
+    """Not now. ``retry_after`` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BackingOff(Unavailable):
+    """The name failed lately and isn't tried before ``retry_after``."""
+
+
+class Overloaded(Unavailable):
+    """Too many issuances wait already."""
+
+
+class DeadlineExceeded(Unavailable):
+    """It took longer than the caller may wait; the work goes on in the background."""
+
+
+class AcmeError(CertServerError):
+    """The CA, or the way to it. ``retry_after`` (seconds) is what the CA asked for, where it did."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class CaUnreachable(AcmeError):
+    """No usable answer: connection refused or reset, TLS failure, time-out."""
+
+
+class MalformedResponse(AcmeError):
+    """An answer that RFC 8555 doesn't allow."""
+
+
+class CaProblem(AcmeError):
+    """The CA said no in a problem document (RFC 8555 section 6.7).
+
+    ``type`` is the problem's short type (``rateLimited``) where it is one of ACME's, else its whole URI; ``status``
+    is the HTTP status.
+    """
+
+    def __init__(self, message: str, *, type: str, status: int, retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.type = type
+        self.status = status
+
+
+class OrderFailed(AcmeError):
+    """An order or one of its authorizations ended as invalid; the message holds the CA's own words."""

@@ -1,0 +1,1 @@
+"""Keys, names and X.509: cryptography's types in, plain values out."""

@@ -1,0 +1,1 @@
+"""From a name to an answer: memory, then storage, then issuance."""

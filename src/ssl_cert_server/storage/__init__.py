@@ -1,0 +1,1 @@
+"""Where certificates and state are kept. The contract is in ``base``."""
