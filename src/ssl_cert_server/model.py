@@ -47,3 +47,12 @@ class Certificate:
     def lifetime(self) -> int:
         """Seconds from notBefore to notAfter."""
         return self.not_after - self.not_before
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOrder:
+    """An order at a CA that may still turn into a certificate, and the private key that its CSR is made with."""
+
+    directory_url: str
+    order_url: str
+    key_pem: str = field(repr=False)

@@ -1,0 +1,158 @@
+"""A CA's directory, nonces and signed requests (RFC 8555 sections 6, 7.1.1 to 7.3)."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from typing import TYPE_CHECKING, Any
+
+from ssl_cert_server.acme.messages import Directory
+from ssl_cert_server.acme.nonces import NoncePool
+from ssl_cert_server.acme.problems import ca_problem
+from ssl_cert_server.acme.retry import ATTEMPTS, jittered, with_retries
+from ssl_cert_server.acme.session import AcmeSession, decoded, location
+from ssl_cert_server.acme.transport import Answer, exchange
+from ssl_cert_server.errors import AcmeError, CaProblem, CaUnreachable, MalformedResponse
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from ssl_cert_server.acme.jose import AccountKey
+    from ssl_cert_server.clock import Clock
+
+_DIRECTORY_LIFETIME = 24 * 3600.0
+_MAX_CONCURRENT = 16
+"""Signed requests at once. Each needs a nonce, and Let's Encrypt gives 20 a second to an address."""
+
+_MAX_NONCES = 20
+_PROMPT_NONCES = 3
+"""Rejected nonces that are replaced at once; after these each further try waits a moment."""
+
+_NONCE_DELAY = 0.2
+
+
+class AcmeClient:
+    """One CA, as seen through one HTTP client. Shared by all accounts and orders at that CA.
+
+    Every method raises AcmeError's kinds only: CaUnreachable, MalformedResponse, CaProblem. Failures that pass by
+    themselves were retried before; a long Retry-After, and every 429, is raised at once with its ``retry_after``.
+    """
+
+    def __init__(self, directory_url: str, http: httpx2.AsyncClient, clock: Clock) -> None:
+        self._directory_url = directory_url
+        self._http = http
+        self._clock = clock
+        self._nonces = NoncePool()
+        self._directory: Directory | None = None
+        self._directory_until = 0.0
+        self._directory_lock = asyncio.Lock()
+        self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
+
+    async def directory(self) -> Directory:
+        """Where things are; asked once a day, and again after a failure."""
+        return await with_retries(self._current_directory, self._clock)
+
+    async def new_account(self, key: AccountKey, contact: tuple[str, ...] = ()) -> str:
+        """Register the key, or find its account; the result is the account's URL (section 7.3).
+
+        ``contact`` holds URLs (``mailto:admin@example.com``). Calling this agrees to the CA's terms of service.
+        """
+        directory = await self.directory()
+        if directory.external_account_required:
+            raise CaProblem(
+                f"{self._directory_url}: this CA gives accounts to its own customers only (external account binding)",
+                type="externalAccountRequired",
+                status=403,
+            )
+        payload: dict[str, Any] = {"termsOfServiceAgreed": True}
+        if contact:
+            payload["contact"] = list(contact)
+        answer = await self.post(directory.new_account, json.dumps(payload).encode(), key=key, kid=None)
+        return location(answer, "newAccount")
+
+    def session(self, key: AccountKey, account_url: str) -> AcmeSession:
+        """Work as an account that exists."""
+        return AcmeSession(self, key, account_url)
+
+    async def post(
+        self,
+        url: str,
+        payload: bytes,
+        *,
+        key: AccountKey,
+        kid: str | None,
+        accept: str = "application/json",
+        attempts: int = ATTEMPTS,
+    ) -> Answer:
+        """Send a signed request (section 6.2); an empty ``payload`` is POST-as-GET. The answer is a success."""
+
+        async def attempt() -> Answer:
+            async with self._slots:
+                return await self._post(url, payload, key, kid, accept)
+
+        try:
+            return await with_retries(attempt, self._clock, attempts=attempts)
+        except AcmeError as error:
+            self._distrust_directory(error)
+            raise
+
+    async def _post(self, url: str, payload: bytes, key: AccountKey, kid: str | None, accept: str) -> Answer:
+        headers = {"Content-Type": "application/jose+json", "Accept": accept}
+        nonce = await self._nonce()
+        for rejected in itertools.count(1):
+            content = key.sign(payload, url=url, nonce=nonce, kid=kid)
+            answer = await self._exchange("POST", url, headers=headers, content=content)
+            problem = _refusal(answer)
+            if problem is None or problem.type != "badNonce" or rejected == _MAX_NONCES:
+                break
+            # The nonce of this very answer, as section 6.5 wants: those in stock may be as stale as the rejected one.
+            nonce = answer.nonce or await self._nonce()
+            if rejected >= _PROMPT_NONCES:
+                await self._clock.sleep(jittered(_NONCE_DELAY, self._clock))
+        self._nonces.put(answer.nonce)
+        if problem is not None:
+            raise problem
+        return answer
+
+    async def _nonce(self) -> str:
+        nonce = self._nonces.take()
+        if nonce is not None:
+            return nonce
+        directory = await self._current_directory()
+        answer = await self._exchange("HEAD", directory.new_nonce)
+        _raise_refusal(answer)
+        if answer.nonce is None:
+            raise MalformedResponse("newNonce: no usable Replay-Nonce header")
+        return answer.nonce
+
+    async def _current_directory(self) -> Directory:
+        async with self._directory_lock:
+            if self._directory is None or self._clock.monotonic() >= self._directory_until:
+                answer = await self._exchange("GET", self._directory_url)
+                _raise_refusal(answer)
+                self._directory = Directory.parse(decoded(answer, "directory"))
+                self._directory_until = self._clock.monotonic() + _DIRECTORY_LIFETIME
+            return self._directory
+
+    def _distrust_directory(self, error: AcmeError) -> None:
+        # The CA may have moved a resource; a day of asking at the old place would follow.
+        if isinstance(error, CaUnreachable) or (isinstance(error, CaProblem) and error.status == 404):
+            self._directory = None
+
+    async def _exchange(
+        self, method: str, url: str, *, headers: dict[str, str] | None = None, content: bytes | None = None
+    ) -> Answer:
+        return await exchange(self._http, method, url, now=self._clock.now(), headers=headers, content=content)
+
+
+def _refusal(answer: Answer) -> CaProblem | None:
+    if answer.status < 400:
+        return None
+    return ca_problem(answer.status, answer.body, retry_after=answer.retry_after)
+
+
+def _raise_refusal(answer: Answer) -> None:
+    problem = _refusal(answer)
+    if problem is not None:
+        raise problem

@@ -1,0 +1,125 @@
+"""Driving an order from nothing to a certificate (RFC 8555 section 7.4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ssl_cert_server.acme.authorize import ChallengeSolver, authorize
+from ssl_cert_server.acme.messages import Order, OrderStatus
+from ssl_cert_server.acme.polling import FIRST_DELAY, poll
+from ssl_cert_server.acme.retry import is_transient, jittered
+from ssl_cert_server.errors import AcmeError, CaProblem, MalformedResponse, OrderFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from ssl_cert_server.acme.session import AcmeSession
+    from ssl_cert_server.clock import Clock
+
+__all__ = ["ChallengeSolver", "obtain"]
+
+_MAX_STEPS = 10
+"""A straight order takes four; more than these and the CA is going round in circles."""
+
+_log = structlog.get_logger()
+
+
+async def obtain(
+    session: AcmeSession,
+    names: Sequence[str],
+    csr_der: bytes,
+    solver: ChallengeSolver,
+    clock: Clock,
+    *,
+    order_url: str | None = None,
+    on_order: Callable[[str], Awaitable[None]] | None = None,
+) -> bytes:
+    """Get a certificate; the result is its chain in PEM, leaf first.
+
+    ``on_order`` is awaited with a new order's URL before anything is done for it: whoever keeps the URL and the CSR's
+    key can resume the order by ``order_url``, in whatever state it is. A resumed order that was finalized before gives
+    the certificate of *that* CSR.
+
+    Takes as long as the CA does: callers set a deadline. Cancelling it at any point takes back the challenge answers.
+
+    :raises OrderFailed: the order is invalid, and resuming it is of no use.
+    :raises AcmeError: all else; the order may be resumed, after ``retry_after`` where it is set. A 404 on an
+        ``order_url`` means that the CA forgot the order.
+    """
+    order = await _open(session, names, order_url, on_order)
+    for _ in range(_MAX_STEPS):
+        match order.status:
+            case OrderStatus.PENDING:
+                order = await _authorize(session, order, solver, clock)
+            case OrderStatus.READY:
+                order = await _finalize(session, order, csr_der, clock)
+            case OrderStatus.PROCESSING:
+                order = await _leave(session, order, clock)
+            case OrderStatus.VALID:
+                return await _download(session, order)
+            case OrderStatus.INVALID:
+                raise _failure(order, names)
+    raise AcmeError(f"order for {_summary(names)}: still {order.status} after {_MAX_STEPS} steps")
+
+
+async def _open(
+    session: AcmeSession,
+    names: Sequence[str],
+    order_url: str | None,
+    on_order: Callable[[str], Awaitable[None]] | None,
+) -> Order:
+    if order_url is not None:
+        return await session.order(order_url)
+    order = await session.new_order(names)
+    _log.info("acme.order.created", names=list(names), order=order.url)
+    if on_order is not None:
+        await on_order(order.url)
+    return order
+
+
+async def _authorize(session: AcmeSession, order: Order, solver: ChallengeSolver, clock: Clock) -> Order:
+    await authorize(session, order, solver, clock)
+    order = await session.order(order.url)
+    return await _leave(session, order, clock) if order.status is OrderStatus.PENDING else order
+
+
+async def _leave(session: AcmeSession, order: Order, clock: Clock) -> Order:
+    """Wait until the CA takes the order out of its state."""
+    return await poll(
+        lambda: session.order(order.url),
+        done=lambda current: current.status is not order.status,
+        clock=clock,
+        what="order",
+        retry_after=order.retry_after,
+    )
+
+
+async def _finalize(session: AcmeSession, order: Order, csr_der: bytes, clock: Clock) -> Order:
+    try:
+        return await session.finalize(order, csr_der)
+    except AcmeError as error:
+        not_ready = isinstance(error, CaProblem) and error.type == "orderNotReady"
+        if not (not_ready or is_transient(error)):
+            raise
+        # The CSR may have arrived all the same; the order itself tells what comes next.
+        _log.warning("acme.order.finalize_unclear", order=order.url, reason=str(error))
+        await clock.sleep(max(jittered(FIRST_DELAY, clock), error.retry_after or 0.0))
+    return await session.order(order.url)
+
+
+async def _download(session: AcmeSession, order: Order) -> bytes:
+    if order.certificate is None:
+        raise MalformedResponse("order: it is valid but has no certificate")
+    return await session.certificate(order.certificate)
+
+
+def _failure(order: Order, names: Sequence[str]) -> OrderFailed:
+    words = order.error.describe() if order.error else "the CA gave no reason"
+    return OrderFailed(f"{_summary(names)}: order is invalid: {words}")
+
+
+def _summary(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

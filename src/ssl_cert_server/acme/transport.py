@@ -1,0 +1,119 @@
+"""One HTTP exchange with a CA: bounded in time and size, no redirects, nothing of httpx2 leaks out."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import httpx2
+
+from ssl_cert_server import __version__
+from ssl_cert_server.acme.retry_after import parse_retry_after
+from ssl_cert_server.acme.text import one_line
+from ssl_cert_server.errors import CaUnreachable, MalformedResponse, StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+REQUEST_DEADLINE = 30.0
+"""Seconds for a whole exchange. httpx2's own time-outs are per read: a server that drips would hold us for hours."""
+
+MAX_BODY = 1024 * 1024
+"""Bytes. A chain is about 6 kB, an order with 100 names 20 kB."""
+
+_TIMEOUT = httpx2.Timeout(REQUEST_DEADLINE, connect=10.0)
+_NONCE = re.compile(r"[A-Za-z0-9_-]{1,1024}")
+_HEADERS = {
+    "User-Agent": f"ssl-cert-server/{__version__}",
+    # A few kilobytes of compressed zeros would fill the memory before they could be counted.
+    "Accept-Encoding": "identity",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back. ``retry_after`` is in seconds, ``nonce`` the Replay-Nonce where it is a proper one."""
+
+    status: int
+    location: str | None
+    nonce: str | None
+    retry_after: float | None
+    body: bytes = field(repr=False)
+
+
+def open_http_client(ca_bundle: Path | None = None) -> httpx2.AsyncClient:
+    """Make a client for one CA; the caller closes it.
+
+    ``ca_bundle`` is a PEM file of roots trusted *instead of* the system's: who names a private CA's root wants that CA
+    and no other. The environment's proxies are used.
+
+    :raises StartError: the bundle can't be read.
+    """
+    verify: ssl.SSLContext | bool = True
+    if ca_bundle is not None:
+        try:
+            verify = ssl.create_default_context(cafile=ca_bundle)
+        except OSError as error:
+            raise StartError(f"the CA bundle {ca_bundle} can't be used: {error.strerror or error}") from error
+    return httpx2.AsyncClient(verify=verify, timeout=_TIMEOUT)
+
+
+async def exchange(
+    http: httpx2.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    now: float,
+    headers: Mapping[str, str] | None = None,
+    content: bytes | None = None,
+) -> Answer:
+    """Send a request and read the whole answer, whatever its status.
+
+    :raises CaUnreachable: nothing usable came back.
+    :raises MalformedResponse: a redirect, or an answer that is too long or compressed.
+    """
+    try:
+        async with (
+            asyncio.timeout(REQUEST_DEADLINE),
+            http.stream(
+                method, url, headers={**_HEADERS, **(headers or {})}, content=content, follow_redirects=False
+            ) as response,
+        ):
+            return await _read(response, now)
+    except TimeoutError as error:
+        raise CaUnreachable(f"{_where(method, url)}: no answer within {REQUEST_DEADLINE:g} s") from error
+    except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
+        reason = one_line(f"{type(error).__name__}: {error}", 300)
+        raise CaUnreachable(f"{_where(method, url)}: {reason}") from error
+    except MalformedResponse as error:
+        raise MalformedResponse(f"{_where(method, url)}: {error}") from None
+
+
+async def _read(response: httpx2.Response, now: float) -> Answer:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise MalformedResponse("the answer is compressed, though we asked for none")
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise MalformedResponse(f"the answer is longer than {MAX_BODY} bytes")
+    if not (200 <= response.status_code < 300 or response.status_code >= 400):
+        # A signed request is made for one URL: it can't be sent elsewhere.
+        raise MalformedResponse(f"status {response.status_code} where RFC 8555 has none")
+    nonce = response.headers.get("replay-nonce", "")
+    return Answer(
+        status=response.status_code,
+        location=response.headers.get("location"),
+        # RFC 8555 section 6.5.1: nonces of any other form are to be ignored.
+        nonce=nonce if _NONCE.fullmatch(nonce) else None,
+        retry_after=parse_retry_after(response.headers.get("retry-after"), now),
+        body=bytes(body),
+    )
+
+
+def _where(method: str, url: str) -> str:
+    return f"{method} {one_line(url, 200)}"

@@ -1,0 +1,53 @@
+"""The command line's root: options of the program itself, and errors as one line each."""
+
+# No `from __future__ import annotations` here: typer reads the annotations.
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ssl_cert_server import __version__
+from ssl_cert_server.cli import check_config, generate_self_signed, local_ca, run
+from ssl_cert_server.errors import CertServerError, ConfigError
+
+app = typer.Typer(
+    name="ssl-cert-server",
+    help="One server that holds all TLS certificates of a fleet.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run.run)
+app.command("check-config")(check_config.check_config)
+app.command("generate-self-signed")(generate_self_signed.generate_self_signed)
+app.add_typer(local_ca.app, name="local-ca")
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback signature
+    if wanted:
+        typer.echo(f"ssl-cert-server {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", "-version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """One server that holds all TLS certificates of a fleet."""
+
+
+def main() -> None:
+    """Run the command line; the exit code is 2 for a wrong configuration or usage, 1 for any other failure."""
+    try:
+        app()
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    except CertServerError as error:
+        sys.stderr.write(f"ssl-cert-server: {error}\n")
+        sys.exit(1)

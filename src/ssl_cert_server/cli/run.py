@@ -1,0 +1,33 @@
+"""``ssl-cert-server run``: the server itself."""
+
+# No `from __future__ import annotations` here: typer reads the annotations.
+
+from pathlib import Path
+
+import typer
+
+from ssl_cert_server.cli.options import ConfigFile, configuration
+from ssl_cert_server.config.addresses import ListenAddress, TcpAddress
+from ssl_cert_server.server.logs import set_up_logs
+from ssl_cert_server.server.run import run as run_server
+
+
+def run(config: ConfigFile = None) -> None:
+    """Run the server until SIGTERM or Ctrl-C."""
+    loaded, file = configuration(config)
+    set_up_logs()
+    run_server(loaded, lambda addresses: _announce(file, addresses))
+
+
+def _announce(file: Path | None, addresses: list[ListenAddress]) -> None:
+    source = f"configuration: {file}" if file else "development defaults: there is no configuration file"
+    typer.echo(f"ssl-cert-server listens on {', '.join(map(str, addresses))} ({source})")
+    if file is None:
+        typer.echo(f"\nA certificate on the fly, from a local CA of your own:\n\n  {_curl(addresses[0])}\n")
+        typer.echo("Trust that CA with what `ssl-cert-server local-ca root` prints. Ctrl-C stops the server.\n")
+
+
+def _curl(address: ListenAddress) -> str:
+    if isinstance(address, TcpAddress):
+        return f"curl http://{address}/cert/hello.test"
+    return f"curl --unix-socket {address.path} http://localhost/cert/hello.test"

@@ -1,0 +1,143 @@
+"""What single values must look like. Every function gives the value to keep, or raises ValueError in plain words.
+
+No message holds the value itself: a configuration may be pasted into a bug report, and its errors are.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import re2
+from cryptography import x509
+
+from ssl_cert_server.errors import InvalidName
+from ssl_cert_server.pki.names import normalize_name
+
+MAX_CA_BUNDLE = 4 * 1024 * 1024
+"""Bytes; the bundle of a whole operating system has a quarter of a megabyte."""
+
+ACCOUNT_KEY = "acme_account+key"
+MAX_ORGANIZATION = 64
+"""Bytes (RFC 5280, appendix A.1: ub-organization-name)."""
+
+# Storage keeps top-level keys of this form; folders of its own start with an underscore.
+_STORAGE_KEY = re.compile(r"(?![._])[!-.0-\[\]-~]{1,200}")
+# Of what RFC 5322 allows, without that which has a meaning in a mailto: URL.
+_MAIL_BOX = re.compile(r"[A-Za-z0-9.!$&'*+/=^_`{|}~-]{1,64}")
+
+_RE2_OPTIONS = re2.Options()
+_RE2_OPTIONS.log_errors = False
+
+
+def plain_text(value: str) -> str:
+    """Refuse line breaks, control characters and what else can't be seen: it got there by accident or by malice."""
+    if not value.isprintable():
+        raise ValueError("holds a line break, a control character or another character that can't be seen")
+    return value
+
+
+def host_name(value: str) -> str:
+    """Give a host name in the one spelling under which names are kept."""
+    if value.startswith("*."):
+        raise ValueError("wildcards are not available in this version; list every name, or use re_patterns")
+    try:
+        return normalize_name(value)
+    except InvalidName as error:
+        raise ValueError(str(error)) from error
+
+
+def pattern(value: str) -> str:
+    """Check that a pattern is RE2."""
+    if not value:
+        raise ValueError("must not be empty")
+    try:
+        re2.compile(value, _RE2_OPTIONS)
+    except re2.error as error:
+        reason = error.args[0].decode(errors="replace").partition(": ")[0]
+        raise ValueError(f"not a valid RE2 pattern: {reason}") from error
+    return value
+
+
+def storage_key(value: str) -> str:
+    """Check a key under which the operator keeps a certificate."""
+    if not _STORAGE_KEY.fullmatch(value):
+        raise ValueError(
+            "must be 1 to 200 printable ASCII characters without spaces and slashes, "
+            "and must not start with a dot or an underscore"
+        )
+    if value == ACCOUNT_KEY:
+        raise ValueError("this is where the ACME account's key is kept; choose another")
+    return value
+
+
+def email(value: str) -> str:
+    """Check that an address could be mailed to; empty is none."""
+    box, at, domain = value.rpartition("@")
+    if not value:
+        return value
+    try:
+        if at and _MAIL_BOX.fullmatch(box) and "." in normalize_name(domain):
+            return value
+    except InvalidName:
+        pass
+    raise ValueError("must be a mail address like admin@example.com")
+
+
+def directory_url(value: str) -> str:
+    """Check the URL of an ACME directory: HTTPS, or HTTP to this very machine (a test CA)."""
+    form = "must be a URL like https://ca.example.com/directory"
+    try:
+        url = urlsplit(value)
+        host, port = url.hostname, url.port
+    except ValueError as error:
+        raise ValueError(form) from error
+    if not host or port == 0 or " " in value or url.scheme not in ("http", "https") or url.fragment:
+        raise ValueError(form)
+    if url.username is not None:
+        raise ValueError("must not hold a user name or password")
+    if url.scheme == "http" and not _is_loopback(host):
+        raise ValueError("must start with https:// (http:// is accepted for a CA on this machine only)")
+    return value
+
+
+def ca_bundle(value: Path) -> Path:
+    """Check that a file holds certificates in PEM."""
+    try:
+        pem = read_bounded(value, MAX_CA_BUNDLE)
+    except OSError as error:
+        raise ValueError(f"the file can't be read: {reason(error)}") from error
+    try:
+        x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise ValueError("the file must hold certificates in PEM") from error
+    return value
+
+
+def organization(value: str) -> str:
+    """Check a name that goes into a certificate's subject."""
+    if not 0 < len(value.encode()) <= MAX_ORGANIZATION:
+        raise ValueError(f"must be 1 to {MAX_ORGANIZATION} bytes long")
+    return value
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Read a file, but never more than one byte over ``limit``: /dev/zero has no end."""
+    with path.open("rb") as file:
+        return file.read(limit + 1)
+
+
+def reason(error: OSError) -> str:
+    """Give what the operating system said, without the path."""
+    return (error.strerror or type(error).__name__).lower()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

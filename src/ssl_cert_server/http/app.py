@@ -1,0 +1,79 @@
+"""The ASGI application: routes, and how errors become answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from ssl_cert_server.challenges.http01 import Http01Responder
+from ssl_cert_server.errors import CertServerError, RequestError, Unavailable
+from ssl_cert_server.http.certs import CertEndpoints
+from ssl_cert_server.service.certificates import Certificates
+from ssl_cert_server.service.readiness import Readiness
+
+_log = structlog.get_logger()
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def make_app(certificates: Certificates, http01: Http01Responder, readiness: Readiness) -> Starlette:
+    """Put the endpoints together."""
+    certs = CertEndpoints(certificates)
+
+    async def challenge(request: Request) -> Response:
+        key_authorization = await http01.answer(request.path_params["token"])
+        if key_authorization is None:
+            return PlainTextResponse("no such challenge\n", 404)
+        return PlainTextResponse(key_authorization)
+
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        trouble = await readiness.trouble()
+        if trouble is not None:
+            _log.warning("readyz.not_ready", reason=trouble)
+            return PlainTextResponse("storage can't be written\n", 503)
+        return PlainTextResponse("ok\n")
+
+    app = Starlette(
+        routes=[
+            Route("/cert/{name:path}", guarded(certs.cert)),
+            Route("/ocsp/{name:path}", guarded(certs.ocsp)),
+            Route("/.well-known/acme-challenge/{token:path}", guarded(challenge)),
+            Route("/healthz", healthz),
+            Route("/readyz", guarded(readyz)),
+        ]
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def guarded(endpoint: Endpoint) -> Endpoint:
+    """Turn what an endpoint raises into one line for the client, and the reason into the log."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except RequestError as error:
+            return PlainTextResponse(f"{error}\n", 400)
+        except Unavailable as error:
+            _log.info("request.refused", path=request.url.path, reason=str(error))
+            return _no_certificate({"retry-after": str(math.ceil(error.retry_after))})
+        except CertServerError as error:
+            _log.error("request.failed", path=request.url.path, reason=str(error))
+        except Exception:  # noqa: BLE001 - a bug met by one request must not show, nor end the connection
+            _log.exception("request.crashed", path=request.url.path)
+        return _no_certificate({})
+
+    return answer
+
+
+def _no_certificate(headers: dict[str, str]) -> Response:
+    return PlainTextResponse("no answer could be had now; the server's log tells why\n", 500, headers)

@@ -1,0 +1,125 @@
+"""uvicorn's HTTP protocol with bounds on what a stranger can make it hold, and a fast lane for hot names.
+
+A hot ``GET /cert/{name}`` is answered from finished bytes as soon as its headers are read: no task, no ASGI, no
+framework. Whatever is unusual about a request sends it the ordinary way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from ssl_cert_server.service.answer import Answer
+
+MAX_MESSAGE = 64 * 1024
+"""Bytes of a whole request. No endpoint takes a body, and the longest name has 253 characters."""
+
+MESSAGE_DEADLINE = 15.0
+"""Seconds from a request's first byte to its last."""
+
+_CERT = b"/cert/"
+# A request that carries one of these asks for more than the bytes that lie ready.
+_UNUSUAL = frozenset({b"if-none-match", b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
+
+Lookup = Callable[[str], Answer | None]
+
+
+class CertServerProtocol(HttpToolsProtocol):
+    """One connection. ``hot`` is set by :func:`protocol_class`."""
+
+    hot: Lookup
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._message_bytes = 0
+        self._in_message = False
+        self._answered = False
+        self._message_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._message_timer = self.loop.call_later(MESSAGE_DEADLINE, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_message_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_message:
+            self._bound_message(len(data))
+
+    def on_message_begin(self) -> None:
+        self._in_message = True
+        self._message_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        answer = self._hot_answer()
+        if answer is None:
+            super().on_headers_complete()
+        else:
+            self._answered = True
+            self.transport.write(b"".join((b"HTTP/1.1 200 OK\r\n", self._date(), answer.head, answer.body)))
+
+    def on_message_complete(self) -> None:
+        self._in_message = False
+        self._stop_message_timer()
+        if self._answered:
+            self._answered = False
+            self.on_response_complete()
+        else:
+            super().on_message_complete()
+
+    def _hot_answer(self) -> Answer | None:
+        if not self.url.startswith(_CERT) or self.parser.get_method() != b"GET":
+            return None
+        if self.pipeline or self.flow.write_paused or self._busy():
+            return None  # answers go out in the order of their requests, and no faster than they are read
+        if self.parser.get_http_version() != "1.1" or not self.parser.should_keep_alive():
+            return None
+        if any(name in _UNUSUAL for name, _ in self.headers):
+            return None
+        return type(self).hot(self.url[len(_CERT) :].decode("latin-1"))
+
+    def _busy(self) -> bool:
+        # uvicorn declares the cycle as always there; before a connection's first request it is None.
+        return self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]
+
+    def _date(self) -> bytes:
+        return b"".join(name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers)
+
+    def _bound_message(self, received: int) -> None:
+        self._message_bytes += received
+        if self.transport.is_closing():
+            return
+        if self._message_bytes > MAX_MESSAGE:
+            self.send_400_response("The request is too long.")
+        elif self._message_timer is None:
+            self._message_timer = self.loop.call_later(MESSAGE_DEADLINE, self._too_slow)
+
+    def _stop_message_timer(self) -> None:
+        if self._message_timer is not None:
+            self._message_timer.cancel()
+            self._message_timer = None
+
+    def _too_slow(self) -> None:
+        self._message_timer = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+def protocol_class(hot: Lookup) -> type[CertServerProtocol]:
+    """Make the class to give uvicorn; ``hot`` gives the finished answer for a name that is in memory."""
+    return type("BoundCertServerProtocol", (CertServerProtocol,), {"hot": staticmethod(hot)})

@@ -1,0 +1,92 @@
+"""Certificates that an operator puts into storage: read, checked, and read again when they change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from ssl_cert_server.clock import Clock
+from ssl_cert_server.errors import InvalidCertificate, StorageError
+from ssl_cert_server.model import Certificate, CertificateType
+from ssl_cert_server.pki.x509 import check_usable, parse_certificate
+from ssl_cert_server.storage.base import Storage
+
+_log = structlog.get_logger()
+
+_WATCH_EVERY = 2.0
+
+
+class ManagedCertificates:
+    """Holds the last good certificate of each ``cert_key`` it was asked for.
+
+    ``on_replaced`` is called with the certificate that was replaced.
+    """
+
+    type = CertificateType.MANAGED
+
+    def __init__(self, storage: Storage, clock: Clock, on_replaced: Callable[[Certificate], None]) -> None:
+        self._storage = storage
+        self._clock = clock
+        self._on_replaced = on_replaced
+        self._good: dict[str, tuple[bytes, Certificate]] = {}
+        self._refused: dict[str, tuple[bytes, str]] = {}
+
+    async def obtain(self, name: str, cert_key: str) -> Certificate:
+        if cert_key not in self._good:
+            await self.refresh(cert_key)
+        if cert_key not in self._good:
+            raise InvalidCertificate(f"{name}: {cert_key} in storage can't be used: {self._refused[cert_key][1]}")
+        certificate = self._good[cert_key][1]
+        check_usable(certificate, self._clock.now())
+        return certificate
+
+    def fresh_until(self, certificate: Certificate) -> float:
+        return certificate.not_after
+
+    async def watch(self) -> None:
+        """Look for changed certificates every two seconds, for ever."""
+        while True:
+            await self._clock.sleep(_WATCH_EVERY * (1 + self._clock.random() / 4))
+            for cert_key in {*self._good, *self._refused}:
+                try:
+                    await self.refresh(cert_key)
+                except StorageError as error:
+                    _log.warning("managed.unreadable", cert_key=cert_key, reason=str(error))
+
+    async def refresh(self, cert_key: str) -> None:
+        """Read ``cert_key`` and take it over where it changed and is usable; else keep the last good one.
+
+        :raises StorageError: it can't be read.
+        """
+        stored = await self._storage.get(cert_key) or b""
+        if cert_key in self._good and self._good[cert_key][0] == stored:
+            return
+        try:
+            certificate = self._check(stored)
+        except InvalidCertificate as error:
+            self._refuse(cert_key, stored, str(error))
+        else:
+            self._take_over(cert_key, stored, certificate)
+
+    def _check(self, stored: bytes) -> Certificate:
+        if not stored:
+            raise InvalidCertificate("there is nothing under this key")
+        certificate = parse_certificate(stored)
+        check_usable(certificate, self._clock.now())
+        return certificate
+
+    def _refuse(self, cert_key: str, stored: bytes, reason: str) -> None:
+        if self._refused.get(cert_key) == (stored, reason):
+            return  # said already; it is looked at again because one that isn't valid yet becomes so
+        self._refused[cert_key] = (stored, reason)
+        served = self._good[cert_key][1].fingerprint if cert_key in self._good else None
+        _log.error("managed.refused", cert_key=cert_key, reason=reason, still_served=served)
+
+    def _take_over(self, cert_key: str, stored: bytes, certificate: Certificate) -> None:
+        previous = self._good.get(cert_key)
+        self._good[cert_key] = (stored, certificate)
+        self._refused.pop(cert_key, None)
+        _log.info("managed.loaded", cert_key=cert_key, fingerprint=certificate.fingerprint)
+        if previous and previous[1] != certificate:
+            self._on_replaced(previous[1])

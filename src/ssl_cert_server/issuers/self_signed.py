@@ -1,0 +1,63 @@
+"""One self-signed certificate for every name that nothing else answers, as the predecessor kept it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from ssl_cert_server.clock import Clock
+from ssl_cert_server.errors import InvalidCertificate
+from ssl_cert_server.model import Certificate, CertificateType
+from ssl_cert_server.pki.signing import Validity, self_sign
+from ssl_cert_server.pki.x509 import check_usable, parse_certificate
+from ssl_cert_server.storage.base import Storage
+from ssl_cert_server.storage.leasing import leased
+
+_log = structlog.get_logger()
+
+
+class SelfSignedIssuer:
+    """Keeps the certificate in storage, and makes a new one where there is none or a tenth of its life is left."""
+
+    type = CertificateType.SELF_SIGNED
+
+    def __init__(self, storage: Storage, clock: Clock, *, valid_days: int, organization: Sequence[str]) -> None:
+        self._storage = storage
+        self._clock = clock
+        self._valid_days = valid_days
+        self._organization = organization
+        self._making = asyncio.Lock()
+
+    async def obtain(self, name: str, cert_key: str) -> Certificate:  # noqa: ARG002 - one for all names
+        async with self._making:
+            certificate = await self._stored(cert_key)
+            if certificate is None:
+                certificate = await self._make(cert_key)
+        return certificate
+
+    def fresh_until(self, certificate: Certificate) -> float:
+        return certificate.not_after - certificate.lifetime / 10
+
+    async def _make(self, cert_key: str) -> Certificate:
+        async with leased(self._storage, f"self_signed/{cert_key}", self._clock) as lease:
+            certificate = await self._stored(cert_key)
+            if certificate is None:
+                validity = Validity.days_from(self._clock.now(), self._valid_days)
+                certificate = self_sign(self._organization, [], validity)
+                await self._storage.put(cert_key, certificate.stored, lease=lease)
+                _log.info("self_signed.made", cert_key=cert_key, fingerprint=certificate.fingerprint)
+        return certificate
+
+    async def _stored(self, cert_key: str) -> Certificate | None:
+        stored = await self._storage.get(cert_key)
+        if stored is None:
+            return None
+        try:
+            certificate = parse_certificate(stored)
+            check_usable(certificate, self._clock.now())
+        except InvalidCertificate as error:
+            _log.warning("self_signed.replaced", cert_key=cert_key, reason=str(error))
+            return None
+        return certificate if self._clock.now() < self.fresh_until(certificate) else None

@@ -1,0 +1,125 @@
+"""Renews certificates in the background, each when it is due; one failure never stops the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from ssl_cert_server.clock import Clock
+from ssl_cert_server.errors import CertServerError, StorageError, Unavailable
+from ssl_cert_server.model import Certificate
+from ssl_cert_server.renewal.queue import DueQueue
+from ssl_cert_server.renewal.schedule import renew_at
+from ssl_cert_server.service.issuance import AcmeCertificates
+from ssl_cert_server.service.policy import Policy
+from ssl_cert_server.storage.base import Storage
+
+_log = structlog.get_logger()
+
+_SIDE_BY_SIDE = 8
+_AFTER_ERROR = 60.0
+# A certificate expired for longer is nobody's any more; the next request for its name issues on the fly.
+_GIVE_UP_AFTER = 7 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What renewal remembers of a name."""
+
+    fingerprint: str
+    not_after: int
+
+
+class RenewalSchedule:
+    """Knows of every certificate when it is due."""
+
+    def __init__(self, clock: Clock, renew_before: float | None) -> None:
+        """``renew_before`` is in seconds; see :func:`~ssl_cert_server.renewal.schedule.renew_at`."""
+        self._clock = clock
+        self._renew_before = renew_before
+        self._known: dict[str, _Known] = {}
+        self.queue = DueQueue(clock)
+
+    def add(self, name: str, certificate: Certificate) -> None:
+        """Have a certificate renewed when it is due; one known already keeps the time it has."""
+        known = self._known.get(name)
+        if known and known.fingerprint == certificate.fingerprint:
+            return
+        self._known[name] = _Known(certificate.fingerprint, certificate.not_after)
+        due = renew_at(certificate.not_before, certificate.not_after, self._clock.random(), self._renew_before)
+        self.queue.add(name, due)
+        _log.debug("renewal.scheduled", name=name, at=int(due))
+
+    def known(self, name: str) -> _Known:
+        """What is remembered of a name that was added."""
+        return self._known[name]
+
+    def again(self, name: str, seconds: float) -> None:
+        """Try a name again later, unless its certificate expired long ago."""
+        if self._clock.now() > self._known[name].not_after + _GIVE_UP_AFTER:
+            del self._known[name]
+            _log.warning("renewal.given_up", name=name, remedy="the next request for it issues on the fly")
+            return
+        self.queue.add(name, self._clock.now() + seconds * (1 + self._clock.random() / 10))
+
+
+class RenewalWorker:
+    """Takes what is due off the schedule and has it renewed, a few at a time."""
+
+    def __init__(
+        self,
+        schedule: RenewalSchedule,
+        certificates: AcmeCertificates,
+        storage: Storage,
+        policy: Policy,
+        clock: Clock,
+    ) -> None:
+        self._schedule = schedule
+        self._certificates = certificates
+        self._storage = storage
+        self._policy = policy
+        self._clock = clock
+        self._slots = asyncio.Semaphore(_SIDE_BY_SIDE)
+
+    async def run(self) -> None:
+        """Schedule what is stored, and renew what is due, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._scan())
+            while True:
+                await self._slots.acquire()
+                name = await self._schedule.queue.next()
+                group.create_task(self._renew(name))
+
+    async def _scan(self) -> None:
+        """Read every stored certificate once; each schedules itself by being read."""
+        while True:
+            try:
+                async for cert_key in self._storage.list():
+                    await self._read(cert_key)
+                return
+            except StorageError as error:
+                _log.error("renewal.scan_failed", reason=str(error))
+                await self._clock.sleep(_AFTER_ERROR)
+
+    async def _read(self, cert_key: str) -> None:
+        name = self._policy.acme_name(cert_key)
+        if name is not None:
+            await self._certificates.stored(name, cert_key)
+
+    async def _renew(self, name: str) -> None:
+        known = self._schedule.known(name)
+        try:
+            cert_key = self._policy.decide(name).cert_key
+            await self._certificates.renew(name, cert_key, known.fingerprint)
+        except Unavailable as error:
+            self._schedule.again(name, error.retry_after)
+        except CertServerError as error:
+            _log.error("renewal.failed", name=name, reason=str(error))
+            self._schedule.again(name, _AFTER_ERROR)
+        except Exception:  # noqa: BLE001 - a bug met by one name must not stop the others
+            _log.exception("renewal.crashed", name=name)
+            self._schedule.again(name, _AFTER_ERROR)
+        finally:
+            self._slots.release()

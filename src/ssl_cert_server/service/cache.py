@@ -1,0 +1,50 @@
+"""The bounded memory that the hot path reads: names to finished answers, least recently used out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from ssl_cert_server.clock import Clock
+from ssl_cert_server.model import Certificate
+from ssl_cert_server.service.answer import Answer
+
+
+class AnswerCache:
+    """At most about ``max_bytes`` of answers. One look-up answers a hot name."""
+
+    def __init__(self, clock: Clock, max_bytes: int) -> None:
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._answers: OrderedDict[str, tuple[Answer, int]] = OrderedDict()
+
+    def get(self, name: str) -> Answer | None:
+        """Give the answer for a name where there is one that holds now."""
+        entry = self._answers.get(name)
+        if entry is None:
+            return None
+        if not entry[0].holds(self._clock):
+            self.drop(name)
+            return None
+        self._answers.move_to_end(name)
+        return entry[0]
+
+    def put(self, name: str, answer: Answer) -> None:
+        """Keep an answer, and let the least recently used go where there is no room."""
+        self.drop(name)
+        size = answer.size + len(name)
+        self._answers[name] = (answer, size)
+        self._bytes += size
+        while self._bytes > self._max_bytes and len(self._answers) > 1:
+            self.drop(next(iter(self._answers)))
+
+    def drop(self, name: str) -> None:
+        """Forget a name."""
+        entry = self._answers.pop(name, None)
+        if entry is not None:
+            self._bytes -= entry[1]
+
+    def drop_certificate(self, certificate: Certificate) -> None:
+        """Forget every name that is answered with ``certificate``."""
+        for name in [name for name, (answer, _) in self._answers.items() if answer.certificate == certificate]:
+            self.drop(name)

@@ -1,0 +1,201 @@
+"""ACME certificates for names: from storage, else issued on the fly, and renewed.
+
+One issuance per name at a time over all instances (a lease), a bound on those that run side by side and on those that
+wait, failures remembered with back-off, and nothing asked of a CA while storage can't be written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from ssl_cert_server.clock import Clock
+from ssl_cert_server.errors import (
+    AcmeError,
+    BackingOff,
+    CaUnreachable,
+    InvalidCertificate,
+    LeaseLost,
+    Overloaded,
+    StorageError,
+)
+from ssl_cert_server.model import Certificate, CertificateType, OpenOrder
+from ssl_cert_server.pki.x509 import check_covers, check_usable, parse_certificate
+from ssl_cert_server.service.backoff import retry_at
+from ssl_cert_server.service.flights import Flights
+from ssl_cert_server.service.state import NameState, load_state, save_state
+from ssl_cert_server.storage.base import Lease, Storage
+from ssl_cert_server.storage.leasing import leased
+
+_log = structlog.get_logger()
+
+ISSUANCE_DEADLINE = 300.0
+"""Seconds after which an issuance is given up, and counts as failed."""
+
+_SIDE_BY_SIDE = 32
+_WAITING = 1000
+_OVERLOADED_RETRY = 30.0
+_STORE_TRIES = 5
+
+
+class CertificateAuthority(Protocol):
+    """What issuance needs of a CA."""
+
+    async def issue(
+        self, name: str, order: OpenOrder | None, on_order: Callable[[OpenOrder], Awaitable[None]]
+    ) -> Certificate:
+        """Issue for a name, going on with an open order where there is one; a new order goes to ``on_order`` first.
+
+        :raises AcmeError: the CA refused or could not be reached.
+        """
+
+
+class AcmeCertificates:
+    """The issuer behind the ACME rule.
+
+    ``on_known`` is called with every usable certificate read from storage or issued, ``on_stored`` with a name whose
+    certificate was just written.
+    """
+
+    type = CertificateType.ACME
+
+    def __init__(
+        self,
+        storage: Storage,
+        ca: CertificateAuthority,
+        clock: Clock,
+        *,
+        on_known: Callable[[str, Certificate], None],
+        on_stored: Callable[[str], None],
+    ) -> None:
+        self._storage = storage
+        self._ca = ca
+        self._clock = clock
+        self._on_known = on_known
+        self._on_stored = on_stored
+        self._issuances: Flights[Certificate] = Flights(_WAITING)
+        self._slots = asyncio.Semaphore(_SIDE_BY_SIDE)
+
+    async def obtain(self, name: str, cert_key: str) -> Certificate:
+        certificate = await self.stored(name, cert_key)
+        if certificate is not None:
+            return certificate
+        await self._refuse_while_backing_off(name)
+        return await self._join(name, cert_key, replaces="")
+
+    async def renew(self, name: str, cert_key: str, replaces: str) -> Certificate:
+        """Issue a successor of the certificate with the fingerprint ``replaces``, unless a peer did so already.
+
+        :raises CertServerError: it failed; a BackingOff tells when to try again.
+        """
+        return await self._join(name, cert_key, replaces)
+
+    def fresh_until(self, certificate: Certificate) -> float:
+        return certificate.not_after
+
+    async def stored(self, name: str, cert_key: str) -> Certificate | None:
+        """Read the usable certificate for a name, or None.
+
+        :raises StorageError: it can't be read.
+        """
+        pem = await self._storage.get(cert_key)
+        if pem is None:
+            return None
+        try:
+            certificate = parse_certificate(pem)
+            check_covers(certificate, name)
+            check_usable(certificate, self._clock.now())
+        except InvalidCertificate as error:
+            _log.warning("certificate.unusable", name=name, cert_key=cert_key, reason=str(error))
+            return None
+        self._on_known(name, certificate)
+        return certificate
+
+    async def close(self) -> None:
+        """Give up what is under way; open orders are kept, and gone on with later."""
+        await self._issuances.close()
+
+    async def _join(self, name: str, cert_key: str, replaces: str) -> Certificate:
+        if self._issuances.full and name not in self._issuances:
+            raise Overloaded(f"{name}: {_WAITING} issuances wait already", _OVERLOADED_RETRY)
+        return await self._issuances.join(name, lambda: self._issue(name, cert_key, replaces))
+
+    async def _issue(self, name: str, cert_key: str, replaces: str) -> Certificate:
+        async with self._slots, leased(self._storage, f"certificates/{cert_key}", self._clock) as lease:
+            certificate = await self.stored(name, cert_key)
+            if certificate is not None and certificate.fingerprint != replaces:
+                return certificate  # a peer was faster
+            await self._refuse_while_backing_off(name)
+            await self._storage.check_writable()
+            certificate = await self._order(name, lease)
+            await self._store(name, cert_key, certificate, lease)
+        self._on_known(name, certificate)
+        self._on_stored(name)
+        _log.info("certificate.issued", name=name, fingerprint=certificate.fingerprint, not_after=certificate.not_after)
+        return certificate
+
+    async def _order(self, name: str, lease: Lease) -> Certificate:
+        state = await load_state(self._storage, name)
+
+        async def keep(order: OpenOrder) -> None:
+            nonlocal state
+            state = replace(state, order=order)
+            await save_state(self._storage, name, state, lease)
+
+        try:
+            async with asyncio.timeout(ISSUANCE_DEADLINE):
+                certificate = await self._ca.issue(name, state.order, keep)
+            check_covers(certificate, name)
+            check_usable(certificate, self._clock.now())
+        except (AcmeError, InvalidCertificate) as error:
+            raise await self._failed(name, state, error, lease) from error
+        except TimeoutError as error:
+            slow = CaUnreachable(f"the CA had not finished after {ISSUANCE_DEADLINE:.0f} s")
+            raise await self._failed(name, state, slow, lease) from error
+        return certificate
+
+    async def _failed(self, name: str, state: NameState, error: Exception, lease: Lease) -> BackingOff:
+        now = self._clock.now()
+        failures = state.failures + 1
+        retry_after = error.retry_after if isinstance(error, AcmeError) else None
+        failed = NameState(
+            failures=failures,
+            retry_at=retry_at(failures, now, self._clock.random(), retry_after),
+            error=str(error),
+            # What the CA never answered may still become a certificate; what it refused won't.
+            order=state.order if isinstance(error, CaUnreachable) else None,
+        )
+        await save_state(self._storage, name, failed, lease)
+        _log.error("certificate.failed", name=name, failures=failures, retry_at=int(failed.retry_at), reason=str(error))
+        return _backing_off(name, failed, now)
+
+    async def _store(self, name: str, cert_key: str, certificate: Certificate, lease: Lease) -> None:
+        """Write what the CA gave, with patience: until it is written, only the open order leads back to it."""
+        for attempt in range(1, _STORE_TRIES + 1):
+            try:
+                await self._storage.put(cert_key, certificate.stored, lease=lease)
+                break
+            except LeaseLost:
+                raise
+            except StorageError as error:
+                _log.error("certificate.not_stored", name=name, attempt=attempt, reason=str(error))
+                if attempt == _STORE_TRIES:
+                    raise
+                await self._clock.sleep(attempt * (1 + self._clock.random()))
+        await save_state(self._storage, name, NameState(), lease)
+
+    async def _refuse_while_backing_off(self, name: str) -> None:
+        state = await load_state(self._storage, name)
+        now = self._clock.now()
+        if now < state.retry_at:
+            raise _backing_off(name, state, now)
+
+
+def _backing_off(name: str, state: NameState, now: float) -> BackingOff:
+    return BackingOff(
+        f"{name} failed {state.failures} times in a row, lately with: {state.error}", state.retry_at - now
+    )

@@ -1,0 +1,55 @@
+"""What is kept of a name beside its certificate: failures in a row, and an order that is still open."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+import structlog
+
+from ssl_cert_server.model import OpenOrder
+from ssl_cert_server.storage.base import Lease, Storage
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class NameState:
+    """Times are Unix seconds; ``error`` is the last failure in words that may be shown."""
+
+    failures: int = 0
+    retry_at: float = 0.0
+    error: str = ""
+    order: OpenOrder | None = None
+
+
+async def load_state(storage: Storage, name: str) -> NameState:
+    """Read what is kept of a name; one that can't be parsed counts as nothing kept.
+
+    :raises StorageError: it can't be read.
+    """
+    stored = await storage.get(_key(name))
+    if stored is None:
+        return NameState()
+    try:
+        fields = json.loads(stored)
+        order = fields.pop("order")
+        return NameState(**fields, order=OpenOrder(**order) if order else None)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        _log.warning("state.unreadable", name=name, key=_key(name), remedy="it is ignored and written anew")
+        return NameState()
+
+
+async def save_state(storage: Storage, name: str, state: NameState, lease: Lease) -> None:
+    """Write what is kept of a name; a state with nothing in it is removed.
+
+    :raises StorageError: it can't be written.
+    """
+    if state == NameState():
+        await storage.delete(_key(name), lease=lease)
+    else:
+        await storage.put(_key(name), json.dumps(asdict(state)).encode(), lease=lease)
+
+
+def _key(name: str) -> str:
+    return f"_state/{name}"

@@ -1,0 +1,96 @@
+"""The storage contract: what every backend promises, and what the rest of the server relies on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from ssl_cert_server.errors import StorageError
+
+MAX_VALUE = 4 * 1024 * 1024
+"""Bytes a value may have; a longer one was never ours."""
+
+_SEGMENT = re.compile(r"[!-\-0-\[\]-~][!-.0-\[\]-~]{0,254}")
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on something alone, for a while.
+
+    ``token`` is the fencing token: of two leases ever given for one name, the later has the greater token.
+    """
+
+    name: str
+    token: int
+
+
+class Storage(Protocol):
+    """Keys and bytes, shared by any number of instances, with leases.
+
+    Keys
+        One to four segments joined by ``/``, each 1 to 255 printable ASCII characters without ``/``, ``\\`` and
+        space, not starting with a dot. Top-level keys are the predecessor's: ``<name>``, ``<name>+rsa``,
+        ``acme_account+key``, a managed ``cert_key``. Folders starting with an underscore are ours; no host name can
+        collide with them.
+
+    Reading and writing
+        ``put`` replaces the whole value atomically: a reader, in any instance, sees the old value or the new one,
+        never a part or a mixture, and every ``get`` that starts after ``put`` returned sees the new one. When
+        ``put`` returns, the value survives a crash of the process and of the machine. ``get`` of a key that isn't
+        there gives None; ``delete`` of one does nothing. ``list`` may miss or include keys written while it runs.
+
+    Leases
+        ``acquire`` gives a lease or None at once; it never waits. A lease is held until it is released, its time
+        lapses without ``renew``, or its holder is known to be dead. A holder may find out late that it lost its
+        lease, so a ``put`` or ``delete`` made under a lease is checked against it in one atomic step and refused
+        with :class:`~ssl_cert_server.errors.LeaseLost` once another holder took over. Leases are not re-entrant:
+        they exclude tasks of one process, too.
+
+    Failure
+        Everything that goes wrong is a :class:`~ssl_cert_server.errors.StorageError` naming the key and the reason;
+        the data of before is untouched. Every call ends within a bounded time.
+
+    Cancellation
+        A cancelled ``put`` or ``delete`` has happened or has not; it is never torn. A cancelled ``acquire`` leaves
+        at worst a lease that lapses by itself.
+    """
+
+    async def get(self, key: str) -> bytes | None:
+        """Read a value."""
+
+    async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:
+        """Write a value durably, under a lease where one is given."""
+
+    async def delete(self, key: str, *, lease: Lease | None = None) -> None:
+        """Remove a key, under a lease where one is given."""
+
+    def list(self, folder: str = "") -> AsyncIterator[str]:
+        """Iterate over the keys directly in ``folder`` (the top level where it is empty), in no order."""
+
+    async def acquire(self, name: str, seconds: float) -> Lease | None:
+        """Take the lease ``name`` for ``seconds``, or give None where somebody holds it. ``name`` is like a key."""
+
+    async def renew(self, lease: Lease, seconds: float) -> None:
+        """Hold on to a lease for ``seconds`` from now; raises LeaseLost where another took over."""
+
+    async def release(self, lease: Lease) -> None:
+        """Give a lease back; one that was lost is simply gone."""
+
+    async def check_writable(self) -> None:
+        """Raise StorageError unless a value of some size could be written durably now."""
+
+    async def close(self) -> None:
+        """Let go of everything held; leases of this instance lapse."""
+
+
+def check_key(key: str) -> list[str]:
+    """Split a key (or a lease's name) into its segments.
+
+    :raises StorageError: the key breaks the contract's rules.
+    """
+    segments = key.split("/")
+    if len(segments) > 4 or not all(_SEGMENT.fullmatch(segment) for segment in segments):
+        raise StorageError(f"{key[:80]!r} can't be a storage key")
+    return segments

@@ -1,0 +1,153 @@
+"""Leases of the directory backend: small files under ``_leases``, changed only under ``flock`` on ``.lock``.
+
+Each instance holds a lock on a file of its own for as long as it lives, so that the leases of one that was killed are
+free at once. Times are the machine's monotonic clock: all instances on it share that, and nobody can set it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ssl_cert_server.clock import Clock
+from ssl_cert_server.errors import LeaseLost
+from ssl_cert_server.storage.base import Lease
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    token: int
+    holder: str
+    until: float
+
+
+class DirectoryLeases:
+    """Blocking calls: the backend runs them in its threads."""
+
+    def __init__(self, root: Path, instance: str, clock: Clock) -> None:
+        self._folder = root / "_leases"
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._lock = root / ".lock"
+        self._last_token = root / ".last-token"
+        self._instance = instance
+        self._clock = clock
+        with self._exclusively():
+            self._remove_dead_holders()
+            self._alive = _lock(self._holder_path(instance), block=True)
+
+    def acquire(self, name: str, seconds: float) -> Lease | None:
+        path = self._folder / name
+        with self._exclusively():
+            record = _load(path)
+            if record and record.until > self._clock.monotonic() and self._is_alive(record.holder):
+                return None
+            lease = Lease(name, self._next_token())
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._store(lease, seconds)
+            return lease
+
+    def renew(self, lease: Lease, seconds: float) -> None:
+        with self.held(lease):
+            self._store(lease, seconds)
+
+    def release(self, lease: Lease) -> None:
+        with self._exclusively():
+            if self._holds(lease):
+                (self._folder / lease.name).unlink()
+
+    @contextmanager
+    def held(self, lease: Lease | None) -> Iterator[None]:
+        """Run the block with nobody able to take the lease over; with no lease, simply run it.
+
+        :raises LeaseLost: somebody else has it.
+        """
+        if lease is None:
+            yield
+            return
+        with self._exclusively():
+            if not self._holds(lease):
+                raise LeaseLost(f"the lease {lease.name} was taken over by another instance")
+            yield
+
+    def close(self) -> None:
+        with self._exclusively():
+            self._holder_path(self._instance).unlink(missing_ok=True)
+            os.close(self._alive)
+
+    @contextmanager
+    def _exclusively(self) -> Iterator[None]:
+        descriptor = _lock(self._lock, block=True)
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _holds(self, lease: Lease) -> bool:
+        record = _load(self._folder / lease.name)
+        return record is not None and (record.token, record.holder) == (lease.token, self._instance)
+
+    def _store(self, lease: Lease, seconds: float) -> None:
+        record = _Record(lease.token, self._instance, self._clock.monotonic() + seconds)
+        # Not synced: a crash of the machine ends every holder as well.
+        (self._folder / lease.name).write_text(json.dumps(asdict(record)))
+
+    def _next_token(self) -> int:
+        try:
+            last = int(self._last_token.read_text())
+        except (FileNotFoundError, ValueError):
+            last = self._greatest_token_in_use()
+        self._last_token.write_text(str(last + 1))
+        return last + 1
+
+    def _greatest_token_in_use(self) -> int:
+        records = (_load(path) for path in self._folder.rglob("*") if path.is_file())
+        return max((record.token for record in records if record), default=0)
+
+    def _holder_path(self, instance: str) -> Path:
+        return self._folder / f".holder-{instance}"
+
+    def _is_alive(self, holder: str) -> bool:
+        if holder == self._instance:
+            return True
+        path = self._holder_path(holder)
+        return path.exists() and _is_locked(path)
+
+    def _remove_dead_holders(self) -> None:
+        for path in self._folder.glob(".holder-*"):
+            if not _is_locked(path):
+                path.unlink()
+
+
+def _load(path: Path) -> _Record | None:
+    """Read a lease's record; one that a killed process left half written is nobody's."""
+    try:
+        return _Record(**json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _lock(path: Path, *, block: bool) -> int:
+    """Open a file and lock it exclusively; closing the descriptor unlocks it.
+
+    :raises BlockingIOError: ``block`` is off and somebody has it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if block else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        os.close(_lock(path, block=False))
+    except BlockingIOError:
+        return True
+    return False
