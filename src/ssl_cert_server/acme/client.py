@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -100,12 +99,14 @@ class AcmeClient:
     async def _post(self, url: str, payload: bytes, key: AccountKey, kid: str | None, accept: str) -> Answer:
         headers = {"Content-Type": "application/jose+json", "Accept": accept}
         nonce = await self._nonce()
-        for rejected in itertools.count(1):
+        rejected = 0
+        while True:
             content = key.sign(payload, url=url, nonce=nonce, kid=kid)
             answer = await self._exchange("POST", url, headers=headers, content=content)
             problem = _refusal(answer)
-            if problem is None or problem.type != "badNonce" or rejected == _MAX_NONCES:
+            if problem is None or problem.type != "badNonce" or rejected == _MAX_NONCES - 1:
                 break
+            rejected += 1
             # The nonce of this very answer, as section 6.5 wants: those in stock may be as stale as the rejected one.
             nonce = answer.nonce or await self._nonce()
             if rejected >= _PROMPT_NONCES:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -18,6 +19,21 @@ from ssl_cert_server.service.certificates import Certificates
 from ssl_cert_server.service.readiness import Readiness
 
 _log = structlog.get_logger()
+
+
+class _Rest(Convertor[str]):
+    """The rest of a path, whatever it holds; Starlette's own ``path`` stops short of a line feed."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("rest", _Rest())
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -44,9 +60,9 @@ def make_app(certificates: Certificates, http01: Http01Responder, readiness: Rea
 
     app = Starlette(
         routes=[
-            Route("/cert/{name:path}", guarded(certs.cert)),
-            Route("/ocsp/{name:path}", guarded(certs.ocsp)),
-            Route("/.well-known/acme-challenge/{token:path}", guarded(challenge)),
+            Route("/cert/{name:rest}", guarded(certs.cert)),
+            Route("/ocsp/{name:rest}", guarded(certs.ocsp)),
+            Route("/.well-known/acme-challenge/{token:rest}", guarded(challenge)),
             Route("/healthz", healthz),
             Route("/readyz", guarded(readyz)),
         ]

@@ -28,7 +28,9 @@ def bind(addresses: Sequence[ListenAddress]) -> list[socket.socket]:
         except OSError as error:
             for listener in bound:
                 listener.close()
-            raise StartError(f"can't listen on {address}: {os.strerror(error.errno) if error.errno and error.errno > 0 else error}") from error
+            # Python's own words repeat the address; a failed look-up of the host has no errno of the system's.
+            reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+            raise StartError(f"can't listen on {address}: {reason}; stop what uses it, or change listen") from error
     return bound
 
 

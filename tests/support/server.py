@@ -1,0 +1,106 @@
+"""The server under test, as a process of its own with a configuration of its own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from tests.support.ports import free_port
+from tests.support.process import Process
+
+# Beyond what any request may take: an answer comes within 100 s.
+_TIMEOUT = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP answer: header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes = field(repr=False)
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The body as the protocol's JSON object."""
+        value: dict[str, Any] = json.loads(self.body)
+        return value
+
+
+class CertServer:
+    """``ssl-cert-server run`` on a free port, with its storage under ``folder``. A context manager."""
+
+    def __init__(self, folder: Path, config: dict[str, Any] | None = None, *, port: int | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = port or free_port()
+        self.directory = folder / "storage"
+        self.config_file = folder / "conf.yaml"
+        settings = {
+            "listen": f"127.0.0.1:{self.port}",
+            "pid_file": str(folder / "server.pid"),
+            "storage": {"type": "dir_cache", "dir_cache": str(self.directory)},
+            **(config or {}),
+        }
+        self.config_file.write_text(yaml.safe_dump(settings))
+        command: list[str | Path] = [sys.executable, "-m", "ssl_cert_server", "run", "-c", self.config_file]
+        self.process = Process(command, folder / "server.log", cwd=folder)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.process.stop()
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self.process.start()
+        self.process.wait_for_port(self.port, seconds=60)
+
+    def stop(self) -> int | None:
+        """Ask it to end, and give its exit code."""
+        return self.process.stop(grace=30)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.process.signal(signal.SIGKILL)
+        self.process.stop()
+
+    @property
+    def log(self) -> str:
+        """Everything it logged so far."""
+        return self.process.text
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> Reply:
+        """One GET on a connection of its own; OSError where the server is gone."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_TIMEOUT)
+        try:
+            connection.request("GET", path, headers=headers or {})
+            response = connection.getresponse()
+            body = response.read()
+            return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+        finally:
+            connection.close()
+
+    def cert(self, name: str) -> Reply:
+        """``GET /cert/{name}``."""
+        return self.get(f"/cert/{name}")
+
+    def stored(self) -> dict[str, bytes]:
+        """Every file of storage that holds a value, by its key."""
+        files = (path for path in self.directory.rglob("*") if path.is_file())
+        values = {str(path.relative_to(self.directory)): path for path in files}
+        return {key: path.read_bytes() for key, path in values.items() if not key.startswith((".", "_leases/"))}
+
+
+def acme_config(directory_url: str, ca_bundle: Path, **more: Any) -> dict[str, Any]:
+    """Configuration that issues through one CA; ``more`` holds further top-level keys."""
+    return {"acme": [{"directory_url": directory_url, "ca_bundle": str(ca_bundle)}], **more}
