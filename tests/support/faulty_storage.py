@@ -1,0 +1,67 @@
+"""Storage that breaks when a test says so."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+from ssl_cert_server.errors import StorageError
+from ssl_cert_server.storage.base import Lease
+from ssl_cert_server.storage.memory import MemoryStorage
+
+Fault = Callable[[str, str], bool]
+
+
+def _none(operation: str, key: str) -> bool:
+    return False
+
+
+class FaultyStorage(MemoryStorage):
+    """Memory, in which ``broken`` decides for an operation (a method's name) and its key whether it fails."""
+
+    broken: Fault = staticmethod(_none)
+
+    def break_down(self, *operations: str, key: str = "", times: int = 1_000_000) -> None:
+        """Fail the next ``times`` calls of these operations, on that key where one is given."""
+        left = times
+
+        def broken(operation: str, on_key: str) -> bool:
+            nonlocal left
+            if operation not in operations or (key and on_key != key) or not left:
+                return False
+            left -= 1
+            return True
+
+        self.broken = broken
+
+    def repair(self) -> None:
+        """Everything works again."""
+        self.broken = _none
+
+    def steal(self, name: str) -> None:
+        """Have another instance take over a lease that is held."""
+        self._last_token += 1
+        self._leases[name] = (self._last_token, float("inf"))
+
+    async def get(self, key: str) -> bytes | None:
+        self._check("get", key)
+        return await super().get(key)
+
+    async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:
+        self._check("put", key)
+        await super().put(key, value, lease=lease)
+
+    async def delete(self, key: str, *, lease: Lease | None = None) -> None:
+        self._check("delete", key)
+        await super().delete(key, lease=lease)
+
+    async def list(self, folder: str = "") -> AsyncIterator[str]:
+        async for key in super().list(folder):
+            self._check("list", folder)
+            yield key
+
+    async def check_writable(self) -> None:
+        self._check("check_writable", "")
+
+    def _check(self, operation: str, key: str) -> None:
+        if self.broken(operation, key):
+            raise StorageError(f"can't {operation} {key}: the disk is gone")

@@ -1,0 +1,53 @@
+"""A certificate authority that does as the test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+
+from ssl_cert_server.clock import Clock
+from ssl_cert_server.model import Certificate, OpenOrder
+from tests.support.leaves import DAY, HOUR, make_certificate
+
+DIRECTORY = "https://ca.test/directory"
+
+
+class ScriptedCa:
+    """Issues for 90 days, unless ``outcomes`` has something else for the name: a failure, or a certificate.
+
+    ``calls`` are the names asked for and the open orders they came with. While ``gate`` is clear, what is asked for
+    waits, its order made.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.calls: list[tuple[str, OpenOrder | None]] = []
+        self.outcomes: defaultdict[str, list[Exception | Certificate]] = defaultdict(list)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.orders: list[OpenOrder] = []
+        self.running = 0
+        self.most_running = 0
+        self._clock = clock
+
+    async def issue(
+        self, name: str, order: OpenOrder | None, on_order: Callable[[OpenOrder], Awaitable[None]]
+    ) -> Certificate:
+        self.calls.append((name, order))
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            if order is None:
+                self.orders.append(OpenOrder(DIRECTORY, f"https://ca.test/order/{len(self.orders)}", f"key of {name}"))
+                await on_order(self.orders[-1])
+            await self.gate.wait()
+            return self._outcome(name)
+        finally:
+            self.running -= 1
+
+    def _outcome(self, name: str) -> Certificate:
+        outcome = self.outcomes[name].pop(0) if self.outcomes[name] else None
+        if isinstance(outcome, Exception):
+            raise outcome
+        now = self._clock.now()
+        return outcome or make_certificate(name, start=now - HOUR, end=now + 90 * DAY)
