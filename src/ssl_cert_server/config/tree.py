@@ -72,9 +72,8 @@ def render_path(path: KeyPath) -> str:
 
 
 def _render_key(key: str) -> str:
-    if len(key) > _MAX_SHOWN_KEY:
-        key = key[:_MAX_SHOWN_KEY] + "..."
-    return key if _PLAIN_KEY.fullmatch(key) else json.dumps(key)
+    shown = key if _PLAIN_KEY.fullmatch(key) else json.dumps(key)
+    return shown if len(shown) <= _MAX_SHOWN_KEY else shown[:_MAX_SHOWN_KEY] + "..."
 
 
 class _Unreadable(Exception):
@@ -122,8 +121,10 @@ def _compose(text: str) -> yaml.Node | None:
     try:
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise _Unreadable(_explain(error.problem or "it ends too early"), _line(mark) if mark else None) from error
+        problem = error.problem or "it ends too early"
+        # An open quote is noticed at the end of the file only; the context is where it opens.
+        mark = error.context_mark if "end of stream" in problem else error.problem_mark
+        raise _Unreadable(_explain(problem), _line(mark) if mark else None) from error
     except (ValueError, OverflowError) as error:  # PyYAML hands escapes and versions to chr() and int() unchecked
         message = "not valid YAML: an escape or version number is out of range"
         raise _Unreadable(message, _line(loader.get_mark())) from error

@@ -66,6 +66,8 @@ class CertServerProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_MESSAGE:
+            raise ValueError("too long")  # the parser makes an error of its own of it, and uvicorn a 400
         answer = self._hot_answer()
         if answer is None:
             super().on_headers_complete()

@@ -12,7 +12,7 @@ import structlog
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.model import Certificate, CertificateType
-from ssl_cert_server.pki.signing import Validity, make_root, sign_leaf
+from ssl_cert_server.pki.signing import Validity, check_root, make_root, sign_leaf
 from ssl_cert_server.pki.x509 import check_usable, parse_certificate
 from ssl_cert_server.storage.base import Storage
 from ssl_cert_server.storage.leasing import leased
@@ -67,4 +67,8 @@ class LocalCa:
 
     async def _stored_root(self) -> Certificate | None:
         stored = await self._storage.get(ROOT_KEY)
-        return parse_certificate(stored) if stored is not None else None
+        if stored is None:
+            return None
+        root = parse_certificate(stored)
+        check_root(root)
+        return root

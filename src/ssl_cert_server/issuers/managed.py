@@ -61,6 +61,7 @@ class ManagedCertificates:
         """
         stored = await self._storage.get(cert_key) or b""
         if cert_key in self._good and self._good[cert_key][0] == stored:
+            self._refused.pop(cert_key, None)
             return
         try:
             certificate = self._check(stored)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from ssl_cert_server.errors import InvalidCertificate
 from ssl_cert_server.model import KeyType
@@ -32,15 +34,17 @@ def key_from_pem(pem: bytes) -> PrivateKey:
 
     :raises InvalidCertificate: unparsable, encrypted, or neither EC nor RSA; the message never holds the key.
     """
-    try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
-        # The library's own words may quote what it read.
-        raise InvalidCertificate("the private key is not PEM of an unencrypted EC or RSA key") from _nameless(error)
+    key = _load(pem)
+    if key is None:
+        raise InvalidCertificate("the private key is not PEM of an unencrypted EC or RSA key")
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise InvalidCertificate("the private key is neither EC nor RSA: clients could not parse it")
     return key
 
 
-def _nameless(error: Exception) -> Exception:
-    return type(error)("key could not be parsed")
+def _load(pem: bytes) -> PrivateKeyTypes | None:
+    # The library's exception may quote what it read: it is left behind here, and hangs on no other as its context.
+    try:
+        return serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None

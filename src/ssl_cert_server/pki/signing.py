@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ssl_cert_server.errors import InvalidCertificate
 from ssl_cert_server.model import Certificate, KeyType
 from ssl_cert_server.pki.keys import PrivateKey, generate_key, key_from_pem
 from ssl_cert_server.pki.x509 import assemble
@@ -55,6 +56,21 @@ def make_root(common_name: str, validity: Validity) -> Certificate:
     builder = builder.add_extension(_key_usage(digital_signature=False, key_cert_sign=True), critical=True)
     builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     return assemble(key, _sign(builder, key))
+
+
+def check_root(certificate: Certificate) -> None:
+    """Refuse a certificate that leaves can't be signed with.
+
+    :raises InvalidCertificate: it is not a CA's, or has no key identifier.
+    """
+    extensions = x509.load_pem_x509_certificate(certificate.chain_pem).extensions
+    try:
+        authority = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    except x509.ExtensionNotFound:
+        authority = False
+    if not authority:
+        raise InvalidCertificate("the certificate is not one that others can be signed with")
 
 
 def sign_leaf(root: Certificate, name: str, validity: Validity) -> Certificate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -12,6 +13,15 @@ from ssl_cert_server.errors import InvalidCertificate
 from ssl_cert_server.model import Certificate
 from ssl_cert_server.pki.keys import PrivateKey, key_from_pem, key_to_pem
 from ssl_cert_server.pki.names import covers
+
+_UNPARSABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises for certificates that are broken, or that it doesn't know how to read."""
 
 _KEY_BLOCK = re.compile(rb"-----BEGIN (?P<label>[A-Z ]*PRIVATE KEY)-----.*?-----END (?P=label)-----\r?\n?", re.DOTALL)
 
@@ -39,7 +49,7 @@ def assemble(key: PrivateKey, chain_pem: bytes) -> Certificate:
         leaf = chain[0]
         names = _dns_names(leaf)
         matches = _public_bytes(leaf.public_key()) == _public_bytes(key.public_key())
-    except (ValueError, x509.ExtensionNotFound, IndexError) as error:
+    except _UNPARSABLE as error:
         raise InvalidCertificate(f"the certificate chain can't be parsed: {error}") from error
     if not matches:
         raise InvalidCertificate("the private key does not belong to the first certificate of the chain")

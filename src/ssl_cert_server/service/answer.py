@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.model import Certificate, CertificateType
@@ -29,7 +29,7 @@ class Answer:
     fresh_until: float
     etag: str
     ttl: int = 0
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)
     head: bytes = b""
     bytes_until: float = 0.0
 

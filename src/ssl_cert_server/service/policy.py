@@ -63,6 +63,7 @@ class Policy:
         self._acme_suffix = stored_suffix(rules.key_type)
         self._local_ca = PatternSet(rules.local_ca_patterns)
         self._self_signed = rules.self_signed
+        self._foreign_keys = {*self._managed_keys, *([rules.self_signed.cert_key] if rules.self_signed else [])}
 
     def decide(self, name: str) -> Decision:
         """Give the rule that answers ``name``.
@@ -82,6 +83,8 @@ class Policy:
 
     def acme_name(self, cert_key: str) -> str | None:
         """Give the name whose ACME certificate is stored under ``cert_key``, or None where there is no such rule."""
+        if cert_key in self._foreign_keys:
+            return None
         name = cert_key.removesuffix(self._acme_suffix)
         try:
             known = normalize_name(name) == name and self.decide(name) == Decision(Source.ACME, cert_key)

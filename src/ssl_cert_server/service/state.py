@@ -32,11 +32,10 @@ async def load_state(storage: Storage, name: str) -> NameState:
     if stored is None:
         return NameState()
     try:
-        fields = json.loads(stored)
-        order = fields.pop("order")
-        return NameState(**fields, order=OpenOrder(**order) if order else None)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        _log.warning("state.unreadable", name=name, key=_key(name), remedy="it is ignored and written anew")
+        return _parse(stored)
+    except (ValueError, TypeError, KeyError):
+        # Not `key=`: what stands under that word is blanked in the log.
+        _log.warning("state.unreadable", name=name, state_key=_key(name), remedy="it is ignored and written anew")
         return NameState()
 
 
@@ -49,6 +48,17 @@ async def save_state(storage: Storage, name: str, state: NameState, lease: Lease
         await storage.delete(_key(name), lease=lease)
     else:
         await storage.put(_key(name), json.dumps(asdict(state)).encode(), lease=lease)
+
+
+def _parse(stored: bytes) -> NameState:
+    fields = json.loads(stored)
+    order = fields["order"]
+    return NameState(
+        failures=int(fields["failures"]),
+        retry_at=float(fields["retry_at"]),
+        error=str(fields["error"]),
+        order=OpenOrder(**{key: str(value) for key, value in order.items()}) if isinstance(order, dict) else None,
+    )
 
 
 def _key(name: str) -> str:

@@ -85,6 +85,12 @@ class Storage(Protocol):
         """Let go of everything held; leases of this instance lapse."""
 
 
+def check_value(key: str, value: bytes) -> None:
+    """:raises StorageError: the value is longer than :data:`MAX_VALUE`."""
+    if len(value) > MAX_VALUE:
+        raise StorageError(f"can't write {key}: {len(value)} bytes are more than {MAX_VALUE}")
+
+
 def check_key(key: str) -> list[str]:
     """Split a key (or a lease's name) into its segments.
 

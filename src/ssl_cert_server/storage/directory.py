@@ -21,8 +21,9 @@ import structlog
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
-from ssl_cert_server.storage.base import MAX_VALUE, Lease, check_key
+from ssl_cert_server.storage.base import MAX_VALUE, Lease, check_key, check_value
 from ssl_cert_server.storage.directory_leases import DirectoryLeases
+from ssl_cert_server.storage.folders import make_folder, sync_folder
 
 _T = TypeVar("_T")
 _log = structlog.get_logger()
@@ -45,6 +46,7 @@ class DirectoryStorage:
         self._root = root
         self._counter = itertools.count()
         self._instance = uuid.uuid4().hex
+        self._closed = False
         with _translated(root, "open"):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             _warn_if_open_to_others(root)
@@ -58,8 +60,7 @@ class DirectoryStorage:
 
     async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:
         path = self._path(key)
-        if len(value) > MAX_VALUE:
-            raise StorageError(f"can't write {key}: {len(value)} bytes are more than {MAX_VALUE}")
+        check_value(key, value)
         await self._run(key, "write", lambda: self._replace(path, value, lease))
 
     async def delete(self, key: str, *, lease: Lease | None = None) -> None:
@@ -88,8 +89,12 @@ class DirectoryStorage:
         await self._run(".", "write", self._probe)
 
     async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         self._threads.shutdown(wait=True, cancel_futures=True)
-        self._leases.close()
+        with _translated(self._root, "close"):
+            self._leases.close()
 
     def _path(self, key: str) -> Path:
         return self._root.joinpath(*check_key(key))
@@ -99,6 +104,8 @@ class DirectoryStorage:
             with _translated(self._root / key, action):
                 return work()
 
+        if self._closed:
+            raise StorageError(f"can't {action} {self._root / key}: the storage is closed")
         try:
             async with asyncio.timeout(_DEADLINE):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, translated)
@@ -108,19 +115,19 @@ class DirectoryStorage:
     def _replace(self, path: Path, value: bytes, lease: Lease | None) -> None:
         temporary = self._write_temporary(value)
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(path.parent)
             with self._leases.held(lease):
                 temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def _unlink(self, path: Path, lease: Lease | None) -> None:
-        with self._leases.held(lease):
-            path.unlink(missing_ok=True)
-        if path.parent.exists():
-            _sync_folder(path.parent)
+        with self._leases.held(lease), suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+        if path.parent.is_dir():
+            sync_folder(path.parent)
 
     def _probe(self) -> None:
         self._write_temporary(_PROBE).unlink()
@@ -150,7 +157,7 @@ def _read(path: Path) -> bytes | None:
     try:
         with path.open("rb") as file:
             value = file.read(MAX_VALUE + 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     if len(value) > MAX_VALUE:
         raise StorageError(f"can't read {path}: more than {MAX_VALUE} bytes, so not a certificate or state of ours")
@@ -160,20 +167,12 @@ def _read(path: Path) -> bytes | None:
 def _file_names(folder: Path) -> Iterator[str]:
     try:
         entries = os.scandir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     with entries:
         for entry in entries:
             if not entry.name.startswith(".") and entry.is_file():
                 yield entry.name
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _warn_if_open_to_others(root: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import LeaseLost
 from ssl_cert_server.storage.base import Lease
+from ssl_cert_server.storage.folders import make_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class DirectoryLeases:
             if record and record.until > self._clock.monotonic() and self._is_alive(record.holder):
                 return None
             lease = Lease(name, self._next_token())
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(path.parent)
             self._store(lease, seconds)
             return lease
 
@@ -93,16 +94,27 @@ class DirectoryLeases:
 
     def _store(self, lease: Lease, seconds: float) -> None:
         record = _Record(lease.token, self._instance, self._clock.monotonic() + seconds)
-        # Not synced: a crash of the machine ends every holder as well.
-        (self._folder / lease.name).write_text(json.dumps(asdict(record)))
+        self._replace(self._folder / lease.name, json.dumps(asdict(record)))
 
     def _next_token(self) -> int:
         try:
             last = int(self._last_token.read_text())
         except (FileNotFoundError, ValueError):
             last = self._greatest_token_in_use()
-        self._last_token.write_text(str(last + 1))
+        self._replace(self._last_token, str(last + 1))
         return last + 1
+
+    def _replace(self, path: Path, text: str) -> None:
+        """Write a file in one step: a full disk, or our end, must not take away what it held.
+
+        One temporary file is enough, as the lock is held. It isn't synced: a crash of the machine ends every holder
+        as well.
+        """
+        temporary = self._folder / ".new"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w") as file:  # noqa: PTH123 - a descriptor has no path
+            file.write(text)
+        temporary.replace(path)
 
     def _greatest_token_in_use(self) -> int:
         records = (_load(path) for path in self._folder.rglob("*") if path.is_file())
@@ -124,10 +136,11 @@ class DirectoryLeases:
 
 
 def _load(path: Path) -> _Record | None:
-    """Read a lease's record; one that a killed process left half written is nobody's."""
+    """Read a lease's record; one that makes no sense is nobody's."""
     try:
-        return _Record(**json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+        record = json.loads(path.read_text())
+        return _Record(int(record["token"]), str(record["holder"]), float(record["until"]))
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
         return None
 
 

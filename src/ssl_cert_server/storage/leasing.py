@@ -28,6 +28,7 @@ async def leased(storage: Storage, name: str, clock: Clock) -> AsyncIterator[Lea
     The wait has no end of its own: put a deadline around it. Where the lease is lost, the block is cancelled.
 
     :raises LeaseLost: another instance took over during the block.
+    :raises StorageError: the lease could not be asked for, or not be renewed.
     """
     lease = await _wait_for(storage, name, clock)
     try:
@@ -37,7 +38,8 @@ async def leased(storage: Storage, name: str, clock: Clock) -> AsyncIterator[Lea
             renewing.cancel()
     except BaseExceptionGroup as failures:
         # One task beside the block: what it or the block raised is the whole story.
-        raise failures.exceptions[0] from None
+        first = failures.exceptions[0]
+        raise first from first.__cause__
     finally:
         await asyncio.shield(_release(storage, lease))
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import LeaseLost
-from ssl_cert_server.storage.base import Lease, check_key
+from ssl_cert_server.storage.base import Lease, check_key, check_value
 
 
 class MemoryStorage:
@@ -24,6 +24,7 @@ class MemoryStorage:
 
     async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:
         check_key(key)
+        check_value(key, value)
         self._check_lease(lease)
         self._values[key] = value
 

@@ -1,0 +1,211 @@
+"""Every mistake, at once, with its line and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ssl_cert_server.config.load import parse_config
+from tests.unit.config.support import mistakes, only_mistake
+
+KEYS = "listen, pid_file, storage, managed, domains, re_patterns, lets_encrypt, acme, self_signed, local_ca"
+NOT_A_LIST = "must be a list: [one, two], or one entry a line, each after a dash"
+HIDDEN = "holds a line break, a control character or another character that can't be seen"
+HTTPS_ONLY = "must start with https:// (http:// is accepted for a CA on this machine only)"
+STORAGE_KEY = (
+    "must be 1 to 200 printable ASCII characters without spaces and slashes, "
+    "and must not start with a dot or an underscore"
+)
+
+
+def test_every_mistake_at_once_in_the_order_of_lines() -> None:
+    text = """
+listen: ["127.0.0.1:1", nowhere, "127.0.0.1:1"]
+lets_encrypt:
+  staging: true
+  renew_befor: 30
+  domains:
+    - good.example.com
+    - "*.example.com"
+    - a b
+  re_patterns: ['(']
+managed:
+  - pattern: 'a'
+    pattern: 'b'
+acme:
+  - directory_url: ftp://ca.example.com
+  - directory_url: https://ca.example.com
+self_signed: {enable: perhaps, valid_days: 0}
+"""
+    assert mistakes(text) == [
+        "2: listen[2]: the same address as listen[0]",
+        "2: listen[1]: must be host:port, [IPv6 address]:port or unix:/path, with a port from 0 to 65535",
+        "4: lets_encrypt.staging: staging is Let's Encrypt's, but acme names another CA; give one of the two",
+        "5: lets_encrypt.renew_befor: unknown key; did you mean renew_before?",
+        "8: lets_encrypt.domains[1]: wildcards are not available in this version; list every name, or use re_patterns",
+        "9: lets_encrypt.domains[2]: invalid host name: labels are 1 to 63 letters, digits and inner hyphens",
+        "10: lets_encrypt.re_patterns[0]: not a valid RE2 pattern: missing )",
+        "12: managed[0].cert_key: this key is required",
+        "13: managed[0].pattern: this key is given twice (first on line 12)",
+        "15: acme[0].directory_url: must be a URL like https://ca.example.com/directory",
+        "16: acme[1]: this version issues from one CA; give one entry",
+        "17: self_signed.enable: must be true or false",
+        "17: self_signed.valid_days: must be 1 or more",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("listn: x", "listn: unknown key; did you mean listen?"),
+        ("Storage: {}", "Storage: unknown key; did you mean storage?"),
+        ("lets-encrypt: {}", "lets-encrypt: unknown key; did you mean lets_encrypt?"),
+        ("storage: {redis: {adr: x}}", "storage.redis.adr: unknown key; did you mean addr?"),
+        ("redis: {addr: x}", "redis: unknown key here; did you mean storage.redis?"),
+        ("stagin: true", "stagin: unknown key here; did you mean lets_encrypt.staging?"),
+        ("email: a@b.c", "email: unknown key here; did you mean lets_encrypt.email or acme[].email?"),
+        ("storage: {domains: []}", "storage.domains: unknown key here; did you mean domains or lets_encrypt.domains?"),
+        (
+            "managed: [{pattern: a, cert_key: b, k: c}]",
+            "managed[0].k: unknown key; the keys here are pattern, cert_key",
+        ),
+        ("zzz: 1", f"zzz: unknown key; the keys here are {KEYS}"),
+        (f"? {'z' * 5000}\n: 1", f"{'z' * 60}...: unknown key; the keys here are {KEYS}"),
+        ('"a\\nb": 1', f'"a\\nb": unknown key; the keys here are {KEYS}'),
+        ("? \n: 1", f'"": unknown key; the keys here are {KEYS}'),
+    ],
+)
+def test_unknown_keys_name_the_nearest(text: str, expected: str) -> None:
+    assert only_mistake(text) == f"1: {expected}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("challenges: {}", "wildcards: []", "ask: {}", "auth: {}", "tls: {}", "storage: {postgres: {}}"),
+        *(f"acme: [{{directory_url: https://a.b, {key}: x}}]" for key in ("eab", "profile", "key_type")),
+    ],
+)
+def test_keys_of_later_versions_are_not_accepted_in_silence(text: str) -> None:
+    assert "unknown key" in only_mistake(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("storage: {type: redis}", "storage.type", "redis is not available in this version; use dir_cache"),
+        ("storage: {type: postgres}", "storage.type", "postgres is not available in this version; use dir_cache"),
+        ("storage: {type: [x]}", "storage.type", "must be dir_cache"),
+        ("storage: x", "storage", "must be a section with keys of its own"),
+        ("storage: {dir_cache: [x]}", "storage.dir_cache", "must be a path, not a list or a section"),
+        ("pid_file: {a: b}", "pid_file", "must be a path, not a list or a section"),
+        ('pid_file: "a\\0b"', "pid_file", HIDDEN),
+        ('domains: ["a\\ud800"]', "domains[0]", HIDDEN),
+        ("listen: []", "listen", "must have at least one entry"),
+        ("listen: {a: b}", "listen", NOT_A_LIST),
+        ("domains: a.example.com", "domains", NOT_A_LIST),
+        ("domains: [~]", "domains[0]", "must not be empty"),
+        ("domains: [[a]]", "domains[0]", "must be text, not a list or a section"),
+        ("domains: [10.0.0.1]", "domains[0]", "invalid host name: IP addresses are not answered for"),
+        ('domains: [""]', "domains[0]", "invalid host name: empty"),
+        ("re_patterns: ['(?=a)']", "re_patterns[0]", "not a valid RE2 pattern: invalid perl operator"),
+        ("re_patterns: ['']", "re_patterns[0]", "must not be empty"),
+        ("local_ca: {names: []}", "local_ca.names", "must have at least one entry"),
+        ("local_ca: {names: ['[']}", "local_ca.names[0]", "not a valid RE2 pattern: missing ]"),
+        ("lets_encrypt: {staging: [x]}", "lets_encrypt.staging", "must be true or false"),
+        ("self_signed: {organization: [x, '']}", "self_signed.organization[1]", "must be 1 to 64 bytes long"),
+        (f"self_signed: {{organization: [{'ä' * 33}]}}", "self_signed.organization[0]", "must be 1 to 64 bytes long"),
+        (
+            "self_signed: {cert_key: acme_account+key}",
+            "self_signed.cert_key",
+            "this is where the ACME account's key is kept; choose another",
+        ),
+        ("acme: {directory_url: x}", "acme", NOT_A_LIST),
+        ("acme: [~]", "acme[0]", "must not be empty"),
+        ("acme: [{email: a@example.com}]", "acme[0].directory_url", "this key is required"),
+        ("acme: [{directory_url: 'http://a.b'}]", "acme[0].directory_url", HTTPS_ONLY),
+        (
+            "acme: [{directory_url: 'https://u:p@ca.example.com'}]",
+            "acme[0].directory_url",
+            "must not hold a user name or password",
+        ),
+        (
+            "acme: [{directory_url: https://a.b, ca_bundle: /nowhere/at/all}]",
+            "acme[0].ca_bundle",
+            "the file can't be read: no such file or directory",
+        ),
+    ],
+)
+def test_single_mistakes(text: str, path: str, message: str) -> None:
+    assert only_mistake(text) == f"1: {path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        ("soon", "must be a whole number"),
+        ("[1]", "must be a whole number"),
+        ("1.5", "must be a whole number"),
+        ("0", "must be 1 or more"),
+        ("36501", "must be 36500 or less"),
+        ("9" * 5000, "must be a whole number of a sensible size"),
+    ],
+)
+def test_numbers_of_days(number: str, message: str) -> None:
+    assert only_mistake(f"lets_encrypt: {{renew_before: {number}}}") == f"1: lets_encrypt.renew_before: {message}"
+
+
+@pytest.mark.parametrize("rest", ["//", "///dir", "//[::1", "//a:b/", "//a:0/", "//a/#b", "//a/ b", "a"])
+def test_urls_that_are_none(rest: str) -> None:
+    assert only_mistake(f"acme: [{{directory_url: 'https:{rest}'}}]") == (
+        "1: acme[0].directory_url: must be a URL like https://ca.example.com/directory"
+    )
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.1.2.3:14000", "[::1]:14000"])
+def test_a_ca_on_this_machine_may_do_without_https(host: str) -> None:
+    parse_config(f"acme: [{{directory_url: 'http://{host}/dir'}}]", "c")
+
+
+@pytest.mark.parametrize("address", ["a", "@a.com", "a@", "a@b", "a b@a.com", "a@b@a.com", "a?b@a.com", "a@-.com"])
+def test_mail_addresses_that_are_none(address: str) -> None:
+    assert only_mistake(f'lets_encrypt: {{email: "{address}"}}') == (
+        "1: lets_encrypt.email: must be a mail address like admin@example.com"
+    )
+
+
+@pytest.mark.parametrize("key", ["a/b", "..", ".hidden", "_ours", "a b", "ä", "a\\b", 201 * "a", "/"])
+def test_storage_keys_that_would_be_dangerous(key: str) -> None:
+    assert only_mistake(f"managed: [{{pattern: a, cert_key: '{key}'}}]") == f"1: managed[0].cert_key: {STORAGE_KEY}"
+
+
+def test_a_ca_bundle_must_hold_certificates(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    text = "acme: [{{directory_url: https://ca.example.com, ca_bundle: '{}'}}]"
+    mistake = "1: acme[0].ca_bundle: the file must hold certificates in PEM"
+    assert only_mistake(text.format(bundle)) == mistake
+    assert only_mistake(text.format("/dev/zero")) == mistake
+    assert only_mistake(text.format(tmp_path)) == "1: acme[0].ca_bundle: the file can't be read: is a directory"
+
+
+def test_the_same_address_twice_is_seen_in_any_spelling() -> None:
+    assert mistakes('listen: ["[::1]:80", "[0::1]:80", "[::1]:80"]') == [
+        "1: listen[1]: the same address as listen[0]",
+        "1: listen[2]: the same address as listen[0]",
+    ]
+
+
+def test_values_are_never_shown() -> None:
+    text = """
+        storage: {type: hunter2, password: hunter2, redis: {addr: [hunter2], password: hunter2}}
+        listen: hunter2
+        auth: {token: hunter2}
+        lets_encrypt: {email: hunter2, staging: hunter2, renew_before: hunter2, domains: [hunter2_]}
+        re_patterns: ['(hunter2']
+        acme: [{directory_url: 'http://hunter2', eab: {hmac_key: hunter2}}]
+    """
+    found = mistakes(text)
+    assert len(found) == 13
+    assert "hunter2" not in "\n".join(found)
