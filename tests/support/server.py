@@ -36,12 +36,19 @@ class Reply:
 
 
 class CertServer:
-    """``ssl-cert-server run`` on a free port, with its storage under ``folder``. A context manager."""
+    """``ssl-cert-server run`` on a free port, with its storage in ``directory`` or under ``folder``; a context manager."""
 
-    def __init__(self, folder: Path, config: dict[str, Any] | None = None, *, port: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any] | None = None,
+        *,
+        port: int | None = None,
+        directory: Path | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = port or free_port()
-        self.directory = folder / "storage"
+        self.directory = directory or folder / "storage"
         self.config_file = folder / "conf.yaml"
         settings = {
             "listen": f"127.0.0.1:{self.port}",
