@@ -18,6 +18,8 @@ from josepy.json_util import decode_b64jose, encode_b64jose
 from josepy.jwa import ES256, ES384, RS256
 from josepy.jwk import JWK
 
+from tests.support.clock import START
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
@@ -64,7 +66,7 @@ class FakeCa(httpx2.AsyncBaseTransport):
     ``responder`` is asked for what a web server would answer for (name, token); None takes every challenge for
     answered. ``requests`` lists the steps in the order they came (see STEPS). ``faults`` maps a step to what happens
     instead, once each: a response, or an exception. ``drop_after`` names steps that are done, but whose answer is
-    lost once. ``hang`` names a step that never answers.
+    lost once. ``hang`` names a step that never answers, from its ``hang_from``-th request on.
     """
 
     responder: Callable[[str, str], str | None] | None = None
@@ -73,12 +75,15 @@ class FakeCa(httpx2.AsyncBaseTransport):
     processing_polls: int = 0
     retry_after: str | None = None
     external_account_required: bool = False
+    not_before: float = START - 3600
+    valid_days: float = 90
     extra_challenges: list[dict[str, Any]] = field(default_factory=list)
     extra_order: dict[str, Any] = field(default_factory=dict)
     reusable: set[str] = field(default_factory=set)
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     drop_after: set[str] = field(default_factory=set)
     hang: str | None = None
+    hang_from: int = 1
     requests: list[str] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
     """Nonces refused, used or unknown: a client that sends one again shows here twice."""
@@ -110,7 +115,7 @@ class FakeCa(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         step = request.url.path.split("/")[1]
         self.requests.append(step)
-        if self.hang == step:
+        if self.hang == step and self.requests.count(step) >= self.hang_from:
             self.reached_hang.set()
             await asyncio.Event().wait()
         await asyncio.sleep(0)  # a real network lets others run meanwhile
@@ -133,6 +138,8 @@ class FakeCa(httpx2.AsyncBaseTransport):
             return httpx2.Response(200)
         try:
             header, payload = self._verified(request)
+            if step == "certificate" and request.headers["accept"] != "application/pem-certificate-chain":
+                raise _Refused("malformed", f"no certificates in {request.headers['accept']}", 406)
             return self._routes[step](request.url.path, header, payload)
         except _Refused as refused:
             return problem(refused.type, refused.detail, status=refused.status)
@@ -304,8 +311,8 @@ class FakeCa(httpx2.AsyncBaseTransport):
     def _issue(self, order: Order) -> None:
         csr = x509.load_der_x509_csr(order.csr or b"")
         issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Fake CA")])
-        root_builder = _certificate(issuer, issuer, self._key.public_key())
-        leaf_builder = _certificate(x509.Name([]), issuer, csr.public_key())
+        root_builder = _certificate(issuer, issuer, self._key.public_key(), self.not_before, 3650)
+        leaf_builder = _certificate(x509.Name([]), issuer, csr.public_key(), self.not_before, self.valid_days)
         for extension in csr.extensions:
             leaf_builder = leaf_builder.add_extension(extension.value, critical=False)
         chain = [builder.sign(self._key, hashes.SHA256()) for builder in (leaf_builder, root_builder)]
@@ -350,8 +357,8 @@ def _post_as_get(payload: bytes) -> None:
         raise _Refused("malformed", "a fetch has an empty payload")
 
 
-def _certificate(subject: x509.Name, issuer: x509.Name, key: Any) -> x509.CertificateBuilder:
-    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+def _certificate(subject: x509.Name, issuer: x509.Name, key: Any, begin: float, days: float) -> x509.CertificateBuilder:
+    start = datetime.datetime.fromtimestamp(begin, datetime.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -359,5 +366,5 @@ def _certificate(subject: x509.Name, issuer: x509.Name, key: Any) -> x509.Certif
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=90))
+        .not_valid_after(start + datetime.timedelta(days=days))
     )

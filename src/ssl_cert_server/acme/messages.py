@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
+from ssl_cert_server.acme.fields import (
+    list_field,
+    object_of,
+    optional_list,
+    optional_text,
+    status_field,
+    string_field,
+    url_field,
+    url_of,
+)
 from ssl_cert_server.acme.text import one_line, without_secrets
-from ssl_cert_server.errors import MalformedResponse
 
 _URN = "urn:ietf:params:acme:error:"
 _BLANK = "about:blank"
 _MAX_TYPE = 200
-
-_Status = TypeVar("_Status", bound=enum.StrEnum)
 
 
 class OrderStatus(enum.StrEnum):
@@ -52,12 +59,12 @@ class Directory:
 
     @classmethod
     def parse(cls, value: object) -> Directory:
-        document = _object(value, "directory")
+        document = object_of(value, "directory")
         meta = document.get("meta")
         return cls(
-            new_nonce=_url(document, "newNonce", "directory"),
-            new_account=_url(document, "newAccount", "directory"),
-            new_order=_url(document, "newOrder", "directory"),
+            new_nonce=url_field(document, "newNonce", "directory"),
+            new_account=url_field(document, "newAccount", "directory"),
+            new_order=url_field(document, "newOrder", "directory"),
             external_account_required=isinstance(meta, dict) and meta.get("externalAccountRequired") is True,
         )
 
@@ -71,8 +78,11 @@ class Identifier:
 
     @classmethod
     def parse(cls, value: object, what: str) -> Identifier:
-        document = _object(value, f"{what}: identifier")
-        return cls(_string(document, "type", f"{what}: identifier"), _string(document, "value", f"{what}: identifier"))
+        document = object_of(value, f"{what}: identifier")
+        return cls(
+            string_field(document, "type", f"{what}: identifier"),
+            string_field(document, "value", f"{what}: identifier"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +102,10 @@ class Problem:
         """Never raises: a problem that is itself malformed still says something."""
         document = value if isinstance(value, dict) else {}
         return cls(
-            type=one_line(_text(document, "type").removeprefix(_URN), _MAX_TYPE) or _BLANK,
-            detail=without_secrets(_text(document, "detail") or _text(document, "title"), token),
-            identifier=_text(document.get("identifier"), "value") or None,
-            subproblems=tuple(cls._leaf(sub, token) for sub in _items(document.get("subproblems"))),
+            type=one_line(optional_text(document, "type").removeprefix(_URN), _MAX_TYPE) or _BLANK,
+            detail=without_secrets(optional_text(document, "detail") or optional_text(document, "title"), token),
+            identifier=optional_text(document.get("identifier"), "value") or None,
+            subproblems=tuple(cls._leaf(sub, token) for sub in optional_list(document.get("subproblems"))),
         )
 
     @classmethod
@@ -124,12 +134,12 @@ class Challenge:
 
     @classmethod
     def parse(cls, value: dict[str, Any]) -> Challenge:
-        token = _text(value, "token") or None
+        token = optional_text(value, "token") or None
         error = value.get("error")
         return cls(
-            type=_text(value, "type"),
-            url=_text(value, "url") or None,
-            status=_text(value, "status") or "pending",
+            type=optional_text(value, "type"),
+            url=optional_text(value, "url") or None,
+            status=optional_text(value, "status") or "pending",
             token=token,
             error=None if error is None else Problem.parse(error, token=token),
         )
@@ -151,11 +161,11 @@ class Authorization:
     @classmethod
     def parse(cls, value: object, *, retry_after: float | None = None) -> Authorization:
         what = "authorization"
-        document = _object(value, what)
-        challenges = _list(document, "challenges", what)
+        document = object_of(value, what)
+        challenges = list_field(document, "challenges", what)
         return cls(
             identifier=Identifier.parse(document.get("identifier"), what),
-            status=_status(AuthorizationStatus, document, what),
+            status=status_field(AuthorizationStatus, document, what),
             challenges=tuple(Challenge.parse(entry) for entry in challenges if isinstance(entry, dict)),
             wildcard=document.get("wildcard") is True,
             retry_after=retry_after,
@@ -182,16 +192,16 @@ class Order:
     @classmethod
     def parse(cls, value: object, *, url: str, retry_after: float | None = None) -> Order:
         what = "order"
-        document = _object(value, what)
-        status = _status(OrderStatus, document, what)
+        document = object_of(value, what)
+        status = status_field(OrderStatus, document, what)
         error = document.get("error")
-        urls = _list(document, "authorizations", what)
+        urls = list_field(document, "authorizations", what)
         return cls(
             url=url,
             status=status,
-            authorizations=tuple(_checked_url(entry, "authorizations", what) for entry in urls),
-            finalize=_url(document, "finalize", what),
-            certificate=_url(document, "certificate", what) if status is OrderStatus.VALID else None,
+            authorizations=tuple(url_of(entry, "authorizations", what) for entry in urls),
+            finalize=url_field(document, "finalize", what),
+            certificate=url_field(document, "certificate", what) if status is OrderStatus.VALID else None,
             error=None if error is None else Problem.parse(error),
             retry_after=retry_after,
         )
@@ -199,56 +209,3 @@ class Order:
 
 def _words(problem: Problem) -> str:
     return ": ".join(word for word in (problem.identifier, problem.type, problem.detail) if word)
-
-
-def _object(value: object, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise MalformedResponse(f"{what}: not a JSON object")
-    return value
-
-
-def _field(document: dict[str, Any], name: str, what: str) -> object:
-    if document.get(name) is None:
-        raise MalformedResponse(f"{what}: field {name!r} is missing")
-    return document[name]
-
-
-def _string(document: dict[str, Any], name: str, what: str) -> str:
-    value = _field(document, name, what)
-    if not isinstance(value, str):
-        raise MalformedResponse(f"{what}: field {name!r} is not a string")
-    return value
-
-
-def _list(document: dict[str, Any], name: str, what: str) -> list[object]:
-    value = _field(document, name, what)
-    if not isinstance(value, list):
-        raise MalformedResponse(f"{what}: field {name!r} is not a list")
-    return value
-
-
-def _url(document: dict[str, Any], name: str, what: str) -> str:
-    return _checked_url(_field(document, name, what), name, what)
-
-
-def _checked_url(value: object, name: str, what: str) -> str:
-    if not isinstance(value, str) or not value.startswith(("https://", "http://")):
-        raise MalformedResponse(f"{what}: field {name!r} is not a URL")
-    return value
-
-
-def _status(states: type[_Status], document: dict[str, Any], what: str) -> _Status:
-    value = _string(document, "status", what)
-    try:
-        return states(value)
-    except ValueError:
-        raise MalformedResponse(f"{what}: field 'status' is {one_line(value, 50)!r}") from None
-
-
-def _text(value: object, name: str) -> str:
-    text = value.get(name) if isinstance(value, dict) else None
-    return text if isinstance(text, str) else ""
-
-
-def _items(value: object) -> list[object]:
-    return value if isinstance(value, list) else []

@@ -7,8 +7,8 @@ import re
 MAX_LENGTH = 1000
 
 # CAs quote what they expected and fetched: the whole key authorization, or a URL that ends in the token. The
-# look-behind keeps the search linear on a megabyte of letters.
-_KEY_AUTHORIZATION = re.compile(r"(?<![\w-])[\w-]{22,}\.[\w-]{43}(?![\w-])", re.ASCII)
+# look-behind keeps the search linear on a megabyte of letters; the look-ahead spares the labels of a long host name.
+_KEY_AUTHORIZATION = re.compile(r"(?<![\w-])[\w-]{22,}\.[\w-]{43}(?![\w-]|\.[\w-])", re.ASCII)
 _CHALLENGE_PATH = re.compile(r"(/\.well-known/acme-challenge/)[\w-]+", re.ASCII)
 
 
