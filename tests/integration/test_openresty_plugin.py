@@ -13,9 +13,10 @@ import ssl
 import struct
 import subprocess
 import time
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import pytest
 from cryptography import x509
@@ -25,9 +26,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from tests.support.nginx import LUA_PATH, NginxUnavailableError, find_nginx
 from tests.support.nginx import Nginx as BaseNginx
 from tests.support.ports import free_port
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
 
 NAME = "www.example.com"
 LIMIT = 25.0  # seconds: anything slower waited for the plugin's 30 s, which it should not

@@ -66,7 +66,19 @@ def make_with_openssl(folder: Path, name: str, *, rsa: bool) -> bytes:
     generate = ["genrsa", "-traditional", "2048"] if rsa else ["ecparam", "-name", "prime256v1", "-genkey", "-noout"]
     with key.open("wb") as file:
         subprocess.run(["openssl", *generate], stdout=file, stderr=subprocess.DEVNULL, check=True)
-    request: list[str | Path] = ["openssl", "req", "-x509", "-key", key, "-out", cert, "-days", "80", "-subj", f"/CN={name}"]
+    request: list[str | Path] = [
+        "openssl",
+        "req",
+        "-x509",
+        "-key",
+        key,
+        "-out",
+        cert,
+        "-days",
+        "80",
+        "-subj",
+        f"/CN={name}",
+    ]
     subprocess.run([*request, "-addext", f"subjectAltName=DNS:{name}"], check=True)
     return key.read_bytes() + cert.read_bytes()
 
@@ -151,7 +163,15 @@ def test_an_existing_self_signed_certificate_is_taken_over(tmp_path: Path) -> No
 def test_the_local_cas_root_makes_its_certificates_trusted(tmp_path: Path) -> None:
     with CertServer(tmp_path / "server", {"local_ca": {"enable": True}}) as server:
         reply = server.cert("app.internal")
-        command: list[str | Path] = [sys.executable, "-m", "ssl_cert_server", "local-ca", "root", "-c", server.config_file]
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "ssl_cert_server",
+            "local-ca",
+            "root",
+            "-c",
+            server.config_file,
+        ]
         root = subprocess.run(command, capture_output=True, check=True, cwd=tmp_path).stdout
         verified_leaf(reply, "app.internal", root)
         assert reply.json["type"] == 100
@@ -168,5 +188,12 @@ def curl_accepts(folder: Path, reply: Reply, name: str, root: bytes) -> None:
     serve = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-www", "-quiet"]
     with Process([*serve, "-cert", folder / "leaf.pem", "-key", folder / "leaf.key"], folder / "s_server.log") as tls:
         tls.wait_for_port(port)
-        visit: list[str | Path] = ["curl", "-sS", "--cacert", folder / "root.pem", "--resolve", f"{name}:{port}:127.0.0.1"]
+        visit: list[str | Path] = [
+            "curl",
+            "-sS",
+            "--cacert",
+            folder / "root.pem",
+            "--resolve",
+            f"{name}:{port}:127.0.0.1",
+        ]
         subprocess.run([*visit, f"https://{name}:{port}/"], capture_output=True, check=True, timeout=30)

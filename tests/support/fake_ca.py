@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx2
 from cryptography import x509
@@ -19,9 +20,6 @@ from josepy.jwa import ES256, ES384, RS256
 from josepy.jwk import JWK
 
 from tests.support.clock import START
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
 
 BASE = "https://ca.test"
 STEPS = ("directory", "newNonce", "newAccount", "newOrder", "authz", "challenge", "order", "finalize", "certificate")

@@ -10,8 +10,10 @@ import shutil
 import ssl
 import subprocess
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from types import TracebackType
+from typing import Literal, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -20,10 +22,6 @@ from cryptography.x509.oid import NameOID
 
 from tests.support.ports import free_port
 from tests.support.process import Process
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
 _BUILT = Path(__file__).parents[2] / ".tools" / "bin"
 _DEFAULT_VALIDITY = 90 * 24 * 3600

@@ -36,7 +36,7 @@ class Reply:
 
 
 class CertServer:
-    """``ssl-cert-server run`` on a free port, with its storage in ``directory`` or under ``folder``; a context manager."""
+    """``ssl-cert-server run`` on a free port, storing in ``directory`` or under ``folder``; a context manager."""
 
     def __init__(
         self,

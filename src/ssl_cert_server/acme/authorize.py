@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
-from ssl_cert_server.acme.messages import Authorization, AuthorizationStatus
+from ssl_cert_server.acme.messages import Authorization, AuthorizationStatus, Order
 from ssl_cert_server.acme.polling import poll
+from ssl_cert_server.acme.session import AcmeSession
+from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import CaProblem, CertServerError, MalformedResponse, OrderFailed
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from ssl_cert_server.acme.messages import Order
-    from ssl_cert_server.acme.session import AcmeSession
-    from ssl_cert_server.clock import Clock
 
 CLEANUP_DEADLINE = 10.0
 """Seconds for taking back an order's challenge answers; what is left after that is harmless, only untidy."""

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import httpx2
+
+from ssl_cert_server.acme.jose import AccountKey
 from ssl_cert_server.acme.messages import Directory
 from ssl_cert_server.acme.nonces import NoncePool
 from ssl_cert_server.acme.problems import ca_problem
 from ssl_cert_server.acme.retry import ATTEMPTS, jittered, with_retries
-from ssl_cert_server.acme.session import AcmeSession, decoded, location
 from ssl_cert_server.acme.transport import Answer, exchange
+from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import AcmeError, CaProblem, CaUnreachable, MalformedResponse
-
-if TYPE_CHECKING:
-    import httpx2
-
-    from ssl_cert_server.acme.jose import AccountKey
-    from ssl_cert_server.clock import Clock
 
 _DIRECTORY_LIFETIME = 24 * 3600.0
 _MAX_CONCURRENT = 16
@@ -68,11 +65,7 @@ class AcmeClient:
         if contact:
             payload["contact"] = list(contact)
         answer = await self.post(directory.new_account, json.dumps(payload).encode(), key=key, kid=None)
-        return location(answer, "newAccount")
-
-    def session(self, key: AccountKey, account_url: str) -> AcmeSession:
-        """Work as an account that exists."""
-        return AcmeSession(self, key, account_url)
+        return answer.created("newAccount")
 
     async def post(
         self,
@@ -132,7 +125,7 @@ class AcmeClient:
             if self._directory is None or self._clock.monotonic() >= self._directory_until:
                 answer = await self._exchange("GET", self._directory_url)
                 _raise_refusal(answer)
-                self._directory = Directory.parse(decoded(answer, "directory"))
+                self._directory = Directory.parse(answer.decoded("directory"))
                 self._directory_until = self._clock.monotonic() + _DIRECTORY_LIFETIME
             return self._directory
 

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from josepy.json_util import encode_b64jose
-from josepy.jwa import ES256, ES384, RS256
+from josepy.jwa import ES256, ES384, RS256, JWASignature
 from josepy.jwk import JWKEC, JWKRSA
 
 from ssl_cert_server.errors import InvalidCertificate
 from ssl_cert_server.model import KeyType
-from ssl_cert_server.pki.keys import generate_key, key_from_pem, key_to_pem
-
-if TYPE_CHECKING:
-    from josepy.jwa import JWASignature
-
-    from ssl_cert_server.pki.keys import PrivateKey
+from ssl_cert_server.pki.keys import PrivateKey, generate_key, key_from_pem, key_to_pem
 
 _EC_ALGORITHMS = {"secp256r1": ES256, "secp384r1": ES384}
 _MIN_RSA_BITS = 2048

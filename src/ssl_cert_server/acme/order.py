@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -10,13 +10,9 @@ from ssl_cert_server.acme.authorize import ChallengeSolver, authorize
 from ssl_cert_server.acme.messages import Order, OrderStatus
 from ssl_cert_server.acme.polling import FIRST_DELAY, poll
 from ssl_cert_server.acme.retry import is_transient, jittered
+from ssl_cert_server.acme.session import AcmeSession
+from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import AcmeError, CaProblem, MalformedResponse, OrderFailed
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from ssl_cert_server.acme.session import AcmeSession
-    from ssl_cert_server.clock import Clock
 
 __all__ = ["ChallengeSolver", "obtain"]
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
 
 from ssl_cert_server.acme.retry import jittered
+from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import AcmeError
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from ssl_cert_server.clock import Clock
 
 FIRST_DELAY = 0.3
 _MAX_DELAY = 3.0

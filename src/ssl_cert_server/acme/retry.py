@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import structlog
 
+from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import AcmeError, CaProblem, CaUnreachable
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from ssl_cert_server.clock import Clock
 
 ATTEMPTS = 4
 MAX_WAIT = 10.0

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from josepy.json_util import encode_b64jose
 
+from ssl_cert_server.acme.client import AcmeClient
+from ssl_cert_server.acme.jose import AccountKey
 from ssl_cert_server.acme.messages import Authorization, Order
 from ssl_cert_server.acme.retry import ATTEMPTS
+from ssl_cert_server.acme.transport import Answer
 from ssl_cert_server.errors import MalformedResponse
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ssl_cert_server.acme.client import AcmeClient
-    from ssl_cert_server.acme.jose import AccountKey
-    from ssl_cert_server.acme.transport import Answer
 
 
 class AcmeSession:
@@ -38,7 +35,7 @@ class AcmeSession:
         directory = await self._client.directory()
         payload = {"identifiers": [{"type": "dns", "value": name} for name in names]}
         answer = await self._post(directory.new_order, payload)
-        return _order(answer, location(answer, "newOrder"))
+        return _order(answer, answer.created("newOrder"))
 
     async def order(self, url: str) -> Order:
         """Fetch an order."""
@@ -47,7 +44,7 @@ class AcmeSession:
     async def authorization(self, url: str) -> Authorization:
         """Fetch an authorization (section 7.5)."""
         answer = await self._fetch(url)
-        return Authorization.parse(decoded(answer, "authorization"), retry_after=answer.retry_after)
+        return Authorization.parse(answer.decoded("authorization"), retry_after=answer.retry_after)
 
     async def answer(self, challenge_url: str) -> None:
         """Tell the CA that the challenge is ready to be validated (section 7.5.1)."""
@@ -78,21 +75,5 @@ class AcmeSession:
         return await self._client.post(url, body, key=self._key, kid=self._account_url, attempts=attempts)
 
 
-def decoded(answer: Answer, what: str) -> object:
-    """The JSON of an answer."""
-    try:
-        value: object = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        raise MalformedResponse(f"{what}: the answer is not JSON") from None
-    return value
-
-
-def location(answer: Answer, what: str) -> str:
-    """The Location header: what was just created."""
-    if answer.location is None or not answer.location.startswith(("https://", "http://")):
-        raise MalformedResponse(f"{what}: the Location header is missing or no URL")
-    return answer.location
-
-
 def _order(answer: Answer, url: str) -> Order:
-    return Order.parse(decoded(answer, "order"), url=url, retry_after=answer.retry_after)
+    return Order.parse(answer.decoded("order"), url=url, retry_after=answer.retry_after)

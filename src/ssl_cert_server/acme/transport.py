@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import httpx2
 
@@ -14,10 +16,6 @@ from ssl_cert_server import __version__
 from ssl_cert_server.acme.retry_after import parse_retry_after
 from ssl_cert_server.acme.text import one_line
 from ssl_cert_server.errors import CaUnreachable, MalformedResponse, StartError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 REQUEST_DEADLINE = 30.0
 """Seconds for a whole exchange. httpx2's own time-outs are per read: a server that drips would hold us for hours."""
@@ -43,6 +41,26 @@ class Answer:
     nonce: str | None
     retry_after: float | None
     body: bytes = field(repr=False)
+
+    def decoded(self, what: str) -> object:
+        """Give the body's JSON.
+
+        :raises MalformedResponse: it is none; ``what`` tells of which answer.
+        """
+        try:
+            value: object = json.loads(self.body)
+        except (ValueError, RecursionError):
+            raise MalformedResponse(f"{what}: the answer is not JSON") from None
+        return value
+
+    def created(self, what: str) -> str:
+        """Give the URL of what was just created.
+
+        :raises MalformedResponse: there is none in the Location header.
+        """
+        if self.location is None or not self.location.startswith(("https://", "http://")):
+            raise MalformedResponse(f"{what}: the Location header is missing or no URL")
+        return self.location
 
 
 def open_http_client(ca_bundle: Path | None = None) -> httpx2.AsyncClient:

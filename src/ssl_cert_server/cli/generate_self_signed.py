@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: typer reads the annotations.
 
+import contextlib
 import ipaddress
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ssl_cert_server.clock import SystemClock
+from ssl_cert_server.config.values import organization as organization_name
 from ssl_cert_server.errors import InvalidName, StartError
 from ssl_cert_server.pki.names import normalize_name
 from ssl_cert_server.pki.signing import Validity, self_sign
@@ -29,6 +31,13 @@ def _san(value: str) -> str:
         raise typer.BadParameter(str(error)) from error
 
 
+def _organization(value: str) -> str:
+    try:
+        return organization_name(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def generate_self_signed(
     days: Annotated[
         int, typer.Option("--days", "-days", "--valid-days", "-valid-days", min=1, max=36500, help="Days of validity.")
@@ -43,7 +52,10 @@ def generate_self_signed(
         Path | None, typer.Option("--out", "-out", help="Write key and certificate to this one file instead.")
     ] = None,
     organization: Annotated[
-        list[str], typer.Option("--organization", "-organization", help="The subject's organization; repeatable.")
+        list[str],
+        typer.Option(
+            "--organization", "-organization", parser=_organization, help="The subject's organization; repeatable."
+        ),
     ] = _ORGANIZATION,
     name: Annotated[
         list[str] | None,
@@ -63,7 +75,7 @@ def generate_self_signed(
 
 def _write(path: Path, content: bytes, mode: int) -> None:
     """Replace a file as a whole; a private key is never in a file that others can read, not even for a moment."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no path
@@ -71,5 +83,6 @@ def _write(path: Path, content: bytes, mode: int) -> None:
             file.write(content)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise StartError(f"can't write {path}: {error.strerror}") from error

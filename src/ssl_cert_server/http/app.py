@@ -80,12 +80,12 @@ def guarded(endpoint: Endpoint) -> Endpoint:
         except RequestError as error:
             return PlainTextResponse(f"{error}\n", 400)
         except Unavailable as error:
-            _log.info("request.refused", path=request.url.path, reason=str(error))
+            _log.info("request.refused", path=request.scope["path"], reason=str(error))
             return _no_certificate({"retry-after": str(math.ceil(error.retry_after))})
         except CertServerError as error:
-            _log.error("request.failed", path=request.url.path, reason=str(error))
+            _log.error("request.failed", path=request.scope["path"], reason=str(error))
         except Exception:  # noqa: BLE001 - a bug met by one request must not show, nor end the connection
-            _log.exception("request.crashed", path=request.url.path)
+            _log.exception("request.crashed", path=request.scope["path"])
         return _no_certificate({})
 
     return answer

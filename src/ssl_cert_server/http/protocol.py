@@ -59,6 +59,8 @@ class CertServerProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._in_message:
             self._bound_message(len(data))
+        if self._in_message or self._unattended():
+            self._start_message_timer()
 
     def on_message_begin(self) -> None:
         self._in_message = True
@@ -104,11 +106,15 @@ class CertServerProtocol(HttpToolsProtocol):
 
     def _bound_message(self, received: int) -> None:
         self._message_bytes += received
-        if self.transport.is_closing():
-            return
-        if self._message_bytes > MAX_MESSAGE:
+        if self._message_bytes > MAX_MESSAGE and not self.transport.is_closing():
             self.send_400_response("The request is too long.")
-        elif self._message_timer is None:
+
+    def _unattended(self) -> bool:
+        # A line end between two messages begins none, and has stopped uvicorn's keep-alive timer all the same.
+        return self.timeout_keep_alive_task is None and not self.pipeline and not self._busy()
+
+    def _start_message_timer(self) -> None:
+        if self._message_timer is None and not self.transport.is_closing():
             self._message_timer = self.loop.call_later(MESSAGE_DEADLINE, self._too_slow)
 
     def _stop_message_timer(self) -> None:

@@ -75,7 +75,7 @@ class AcmeAccount:
     async def _stored_session(self) -> AcmeSession | None:
         key = await self._storage.get(self._place.key)
         url = _account_url(await self._storage.get(self._place.url))
-        return self._client.session(self._parse_key(key), url) if key and url else None
+        return AcmeSession(self._client, self._parse_key(key), url) if key and url else None
 
     async def _register(self) -> AcmeSession:
         async with leased(self._storage, self._place.url, self._clock) as lease:
@@ -87,7 +87,7 @@ class AcmeAccount:
             record = {"url": url, "directory_url": self._directory_url}
             await self._storage.put(self._place.url, json.dumps(record).encode(), lease=lease)
         _log.info("acme.account.registered", directory_url=self._directory_url, account=url)
-        return self._client.session(key, url)
+        return AcmeSession(self._client, key, url)
 
     async def _kept_key(self, lease: Lease) -> AccountKey:
         stored = await self._storage.get(self._place.key)

@@ -51,6 +51,9 @@ def assemble(key: PrivateKey, chain_pem: bytes) -> Certificate:
         matches = _public_bytes(leaf.public_key()) == _public_bytes(key.public_key())
     except _UNPARSABLE as error:
         raise InvalidCertificate(f"the certificate chain can't be parsed: {error}") from error
+    if chain_pem.count(b"-----BEGIN ") != chain_pem.count(b"-----END "):
+        # The parser takes what is whole. A chain without its intermediate would fail for some clients only.
+        raise InvalidCertificate("the certificate chain is cut off")
     if not matches:
         raise InvalidCertificate("the private key does not belong to the first certificate of the chain")
     return Certificate(

@@ -93,20 +93,34 @@ class RenewalWorker:
                 group.create_task(self._renew(name))
 
     async def _scan(self) -> None:
-        """Read every stored certificate once; each schedules itself by being read."""
+        """Read every stored certificate once; each schedules itself by being read.
+
+        What can't be read is tried again later, and keeps nothing else from being read.
+        """
+        unread = await self._stored_names()
+        while True:
+            unread = {name: cert_key for name, cert_key in unread.items() if not await self._read(name, cert_key)}
+            if not unread:
+                return
+            await self._clock.sleep(_AFTER_ERROR)
+
+    async def _stored_names(self) -> dict[str, str]:
+        """List the permitted names that have a stored certificate, with its key."""
         while True:
             try:
-                async for cert_key in self._storage.list():
-                    await self._read(cert_key)
-                return
+                keys = [(self._policy.acme_name(cert_key), cert_key) async for cert_key in self._storage.list()]
+                return {name: cert_key for name, cert_key in keys if name is not None}
             except StorageError as error:
                 _log.error("renewal.scan_failed", reason=str(error))
                 await self._clock.sleep(_AFTER_ERROR)
 
-    async def _read(self, cert_key: str) -> None:
-        name = self._policy.acme_name(cert_key)
-        if name is not None:
+    async def _read(self, name: str, cert_key: str) -> bool:
+        try:
             await self._certificates.stored(name, cert_key)
+        except StorageError as error:
+            _log.error("renewal.unreadable", name=name, reason=str(error))
+            return False
+        return True
 
     async def _renew(self, name: str) -> None:
         known = self._schedule.known(name)

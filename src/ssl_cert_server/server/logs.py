@@ -13,7 +13,7 @@ import structlog
 _SECRET_FIELDS = frozenset({"key", "key_pem", "pkey", "private_key", "token", "key_authorization", "password"})
 _PEM_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 # A token and a thumbprint, as 43 characters of base64url at the least each (RFC 8555 section 8.1).
-_KEY_AUTHORIZATION = re.compile(r"[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])")
+_KEY_AUTHORIZATION = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])")
 _REDACTED = "[redacted]"
 
 
@@ -43,8 +43,8 @@ def redact(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMappin
     for field, value in event.items():
         if field in _SECRET_FIELDS:
             event[field] = _REDACTED
-        elif isinstance(value, str | bytes):
-            text = value if isinstance(value, str) else value.decode("latin-1")
+        elif not isinstance(value, int | float | None):
+            text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
             event[field] = _KEY_AUTHORIZATION.sub(_REDACTED, _PEM_KEY.sub(_REDACTED, text))
     return event
 

@@ -58,7 +58,7 @@ class AcmeCertificates:
     """The issuer behind the ACME rule.
 
     ``on_known`` is called with every usable certificate read from storage or issued, ``on_stored`` with a name whose
-    certificate was just written.
+    certificate was written, here or by a peer that was faster.
     """
 
     type = CertificateType.ACME
@@ -128,6 +128,7 @@ class AcmeCertificates:
         async with self._slots, leased(self._storage, f"certificates/{cert_key}", self._clock) as lease:
             certificate = await self.stored(name, cert_key)
             if certificate is not None and certificate.fingerprint != replaces:
+                self._on_stored(name)
                 return certificate  # a peer was faster
             await self._refuse_while_backing_off(name)
             await self._storage.check_writable()

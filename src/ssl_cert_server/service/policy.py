@@ -63,7 +63,9 @@ class Policy:
         self._acme_suffix = stored_suffix(rules.key_type)
         self._local_ca = PatternSet(rules.local_ca_patterns)
         self._self_signed = rules.self_signed
-        self._foreign_keys = {*self._managed_keys, *([rules.self_signed.cert_key] if rules.self_signed else [])}
+        self._foreign_keys = set(self._managed_keys)
+        if rules.self_signed:
+            self._foreign_keys.add(rules.self_signed.cert_key)
 
     def decide(self, name: str) -> Decision:
         """Give the rule that answers ``name``.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
@@ -12,16 +12,12 @@ import pytest
 from ssl_cert_server.acme.client import AcmeClient
 from ssl_cert_server.acme.jose import AccountKey
 from ssl_cert_server.acme.order import obtain
+from ssl_cert_server.acme.session import AcmeSession
 from ssl_cert_server.model import KeyType
 from ssl_cert_server.pki.csr import make_csr
 from ssl_cert_server.pki.keys import generate_key
 from tests.support.clock import AutoClock
 from tests.support.fake_ca import FakeCa
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-
-    from ssl_cert_server.acme.session import AcmeSession
 
 LEAF_KEY = generate_key(KeyType.ECDSA_P256)
 
@@ -89,6 +85,6 @@ async def bench() -> AsyncIterator[Bench]:
     ca, clock, key = FakeCa(responder=solver.answer), AutoClock(), AccountKey.generate()
     async with httpx2.AsyncClient(transport=ca) as http:
         client = AcmeClient(ca.directory_url, http, clock)
-        session = client.session(key, await client.new_account(key))
+        session = AcmeSession(client, key, await client.new_account(key))
         ca.requests.clear()
         yield Bench(ca, clock, client, key, session, solver)

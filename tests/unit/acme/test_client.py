@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx2
 import pytest
@@ -16,9 +16,7 @@ from ssl_cert_server.acme.nonces import NoncePool
 from ssl_cert_server.errors import AcmeError, CaProblem, CaUnreachable, MalformedResponse
 from tests.support.clock import AutoClock
 from tests.support.fake_ca import BASE, Cut, FakeCa, problem
-
-if TYPE_CHECKING:
-    from tests.unit.acme.conftest import Bench
+from tests.unit.acme.conftest import Bench
 
 DAY = 24 * 3600
 

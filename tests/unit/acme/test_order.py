@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine
+from typing import Any
 
 import httpx2
 import pytest
@@ -15,9 +16,6 @@ from ssl_cert_server.pki.csr import make_csr
 from tests.support.clock import ManualClock
 from tests.support.fake_ca import BASE, STEPS, Cut, problem
 from tests.unit.acme.conftest import LEAF_KEY, Bench
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
 
 ORDER_STEPS = STEPS[3:]
 PERSIST = {"type": "dns-persist-01", "url": f"{BASE}/challenge/9", "status": "pending"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -14,10 +15,6 @@ from ssl_cert_server.acme import transport
 from ssl_cert_server.acme.transport import MAX_BODY, Answer, exchange, open_http_client
 from ssl_cert_server.errors import CaUnreachable, MalformedResponse, StartError
 from tests.support.fake_ca import Cut
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
 
 URL = "https://ca.test/x"
 

@@ -1,0 +1,56 @@
+"""What the tests of the HTTP room share: the application over scripted issuers."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.applications import Starlette
+
+from ssl_cert_server.challenges.http01 import Http01Responder
+from ssl_cert_server.http.app import make_app
+from ssl_cert_server.model import Certificate, CertificateType
+from ssl_cert_server.service.cache import AnswerCache
+from ssl_cert_server.service.certificates import Certificates
+from ssl_cert_server.service.policy import Policy, PolicyRules, Source
+from ssl_cert_server.service.readiness import Readiness
+from tests.support.clock import ManualClock
+from tests.support.faulty_storage import FaultyStorage
+from tests.support.leaves import make_certificate
+
+
+class Issuer:
+    """Hands out one certificate for all names, or raises ``error``; waits while ``gate`` is clear."""
+
+    def __init__(self, type: CertificateType) -> None:
+        self.type = type
+        self.certificate = make_certificate("*.com")
+        self.error: Exception | None = None
+        self.asked: list[str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def obtain(self, name: str, cert_key: str) -> Certificate:
+        self.asked.append(name)
+        await self.gate.wait()
+        if self.error:
+            raise self.error
+        return self.certificate
+
+    def fresh_until(self, certificate: Certificate) -> float:
+        return certificate.not_after
+
+
+class Site:
+    """Names under ``.com`` are ACME's, ``managed.net`` is managed, the rest is not permitted."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.storage = FaultyStorage(self.clock)
+        self.acme = Issuer(CertificateType.ACME)
+        self.managed = Issuer(CertificateType.MANAGED)
+        self.http01 = Http01Responder(self.storage, self.clock)
+        self.cache = AnswerCache(self.clock, 10_000_000)
+        policy = Policy(PolicyRules(managed=[(r"managed\.net", "key")], patterns=[r"(.+\.)?[a-z0-9-]+\.com", "xn--.+"]))
+        issuers = {Source.ACME: self.acme, Source.MANAGED: self.managed}
+        self.certificates = Certificates(self.cache, policy, issuers, self.clock)
+        self.app: Starlette = make_app(self.certificates, self.http01, Readiness(self.storage, self.clock))

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from ssl_cert_server.config.load import parse_config
+from ssl_cert_server.config.schema import LETS_ENCRYPT, LETS_ENCRYPT_STAGING, Config
+from ssl_cert_server.errors import NotPermitted, StorageError
+from ssl_cert_server.model import KeyType
+from ssl_cert_server.server.compose import compose, policy_rules
+from ssl_cert_server.service.policy import Decision, Policy, PolicyRules, SelfSignedRule, Source
+from tests.support.clock import ManualClock
+
+
+def _load(text: str) -> Config:
+    return parse_config(text, "conf.yaml")
+
+
+class TestPolicyRules:
+    """What a configuration permits."""
+
+    def test_every_rule_of_a_file_arrives(self) -> None:
+        rules = policy_rules(
+            _load(r"""
+managed: [{pattern: 'a\.com', cert_key: one}, {pattern: 'b\.com', cert_key: two}]
+domains: [d.com]
+re_patterns: ['.+\.p\.com']
+lets_encrypt: {force_rsa: true, domains: [e.com], re_patterns: ['q\.com']}
+self_signed: {enable: true, check_sni: true, cert_key: fallback}
+local_ca: {enable: true, names: ['.+\.test']}
+""")
+        )
+        assert rules == PolicyRules(
+            managed=[(r"a\.com", "one"), (r"b\.com", "two")],
+            domains=("d.com", "e.com"),
+            patterns=(r".+\.p\.com", r"q\.com"),
+            key_type=KeyType.RSA_2048,
+            local_ca_patterns=(r".+\.test",),
+            self_signed=SelfSignedRule("fallback", check_sni=True),
+        )
+
+    def test_an_empty_file_permits_nothing(self) -> None:
+        assert policy_rules(_load("{}")) == PolicyRules(managed=[], domains=(), patterns=(), local_ca_patterns=())
+
+    @pytest.mark.parametrize("section", ["self_signed: {cert_key: fallback}", "local_ca: {names: ['.+']}"])
+    def test_what_is_not_enabled_answers_nothing(self, section: str) -> None:
+        with pytest.raises(NotPermitted):
+            Policy(policy_rules(_load(section))).decide("a.test")
+
+    @pytest.mark.parametrize(
+        "name", ["localhost", "app.localhost", "a.test", "b.c.internal", "home.arpa", "nas.home.arpa"]
+    )
+    def test_without_a_file_the_local_ca_answers_names_for_development(self, name: str) -> None:
+        assert Policy(policy_rules(Config())).decide(name) == Decision(Source.LOCAL_CA)
+
+    @pytest.mark.parametrize("name", ["example.com", "test", "internal", "a.test.com", "xlocalhost", "arpa"])
+    def test_without_a_file_no_public_name_is_permitted(self, name: str) -> None:
+        with pytest.raises(NotPermitted):
+            Policy(policy_rules(Config())).decide(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("", LETS_ENCRYPT),
+        ("lets_encrypt: {staging: true}", LETS_ENCRYPT_STAGING),
+        ("acme: [{directory_url: 'https://ca.test/dir'}]", "https://ca.test/dir"),
+    ],
+)
+async def test_the_configured_ca_is_the_one_that_is_asked(
+    text: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    heard = asyncio.Event()
+
+    async def refuse(_: httpx2.AsyncHTTPTransport, request: httpx2.Request) -> httpx2.Response:
+        asked.append(str(request.url))
+        heard.set()
+        raise httpx2.ConnectError("no network in this test")
+
+    monkeypatch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", refuse)
+    monkeypatch.chdir(tmp_path)
+    async with compose(_load(f"domains: [a.com]\n{text}"), ManualClock()) as parts:
+        transport = httpx2.ASGITransport(app=parts.app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://server") as client:
+            asking = asyncio.create_task(client.get("/cert/a.com"))
+            async with asyncio.timeout(10):
+                await heard.wait()
+            asking.cancel()
+            await asyncio.wait([asking])
+    assert set(asked) == {url}
+
+
+async def test_the_embedded_defaults_answer_a_local_name_and_the_second_time_hot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clock = ManualClock()
+    async with compose(Config(), clock) as parts:
+        transport = httpx2.ASGITransport(app=parts.app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://server") as client:
+            assert parts.protocol.hot("hello.test") is None
+            response = await client.get("/cert/hello.test")
+            assert (response.status_code, response.json()["type"]) == (200, 100)
+            hot = parts.protocol.hot("hello.test")
+            assert hot
+            assert hot.body == response.content
+            assert (await client.get("/readyz")).status_code == 200
+        assert set(parts.background) == {"managed.watch", "renewal", "http01.left_over"}
+
+
+async def test_storage_that_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret-dir").write_text("a file, not a folder")
+    with pytest.raises(StorageError, match="secret-dir"):
+        async with compose(Config(), ManualClock()):
+            pytest.fail("it must not come this far")

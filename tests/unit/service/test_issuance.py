@@ -1,0 +1,483 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ssl_cert_server.errors import (
+    BackingOff,
+    CaProblem,
+    CaUnreachable,
+    LeaseLost,
+    MalformedResponse,
+    OrderFailed,
+    Overloaded,
+    StorageError,
+)
+from ssl_cert_server.model import Certificate, OpenOrder
+from ssl_cert_server.pki.x509 import parse_certificate
+from ssl_cert_server.service.issuance import ISSUANCE_DEADLINE, AcmeCertificates
+from ssl_cert_server.service.state import NameState, load_state
+from tests.support.clock import START, ManualClock
+from tests.support.faulty_storage import FaultyStorage
+from tests.support.leaves import DAY, HOUR, make_certificate
+from tests.support.loop_time import LoopTime, settle
+from tests.support.scripted_ca import ScriptedCa
+
+NAME = "a.com"
+REFUSED = CaProblem("the CA said no", type="rejectedIdentifier", status=403)
+UNREACHABLE = CaUnreachable("connection refused")
+
+
+class Instance:
+    """One instance of the server, as far as ACME certificates go."""
+
+    def __init__(self, storage: FaultyStorage, ca: ScriptedCa, clock: ManualClock) -> None:
+        self.known: list[tuple[str, str]] = []
+        self.stored: list[str] = []
+        self.certificates = AcmeCertificates(
+            storage,
+            ca,
+            clock,
+            on_known=lambda name, certificate: self.known.append((name, certificate.fingerprint)),
+            on_stored=self.stored.append,
+        )
+
+    async def obtain(self, name: str = NAME) -> Certificate:
+        return await self.certificates.obtain(name, name)
+
+    async def renew(self, replaces: Certificate, name: str = NAME) -> Certificate:
+        return await self.certificates.renew(name, name, replaces.fingerprint)
+
+
+class Fleet:
+    """A storage, a CA, and the first instance on them."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.storage = FaultyStorage(self.clock)
+        self.ca = ScriptedCa(self.clock)
+        self._instances: list[Instance] = []
+        self.one = self.another()
+
+    def another(self) -> Instance:
+        instance = Instance(self.storage, self.ca, self.clock)
+        self._instances.append(instance)
+        return instance
+
+    async def close(self) -> None:
+        for instance in self._instances:
+            await instance.certificates.close()
+
+    async def state(self, name: str = NAME) -> NameState:
+        return await load_state(self.storage, name)
+
+    async def in_storage(self, name: str = NAME) -> Certificate | None:
+        pem = await self.storage.get(name)
+        return parse_certificate(pem) if pem else None
+
+    async def put(self, *names: str, start: float = START - HOUR, end: float = START + 90 * DAY) -> Certificate:
+        certificate = make_certificate(*names, start=start, end=end)
+        await self.storage.put(names[0], certificate.stored)
+        return certificate
+
+    async def fail(self, error: Exception | Certificate, instance: Instance | None = None) -> BackingOff:
+        self.ca.outcomes[NAME].append(error)
+        with pytest.raises(BackingOff) as caught:
+            await (instance or self.one).obtain()
+        return caught.value
+
+
+@pytest.fixture
+async def it() -> AsyncIterator[Fleet]:
+    fleet = Fleet()
+    yield fleet
+    await fleet.close()
+
+
+class TestFromStorage:
+    """What is stored is answered without the CA."""
+
+    async def test_a_usable_certificate_is_given_and_becomes_known(self, it: Fleet) -> None:
+        certificate = await it.put(NAME)
+        assert await it.one.obtain() == certificate
+        assert it.ca.calls == []
+        assert it.one.known == [(NAME, certificate.fingerprint)]
+        assert it.one.stored == []
+
+    async def test_it_is_fresh_until_it_expires(self, it: Fleet) -> None:
+        certificate = await it.put(NAME)
+        assert it.one.certificates.fresh_until(certificate) == certificate.not_after
+
+    async def test_an_expired_one_is_issued_anew(self, it: Fleet) -> None:
+        await it.put(NAME, end=START)
+        certificate = await it.one.obtain()
+        assert await it.in_storage() == certificate
+        assert it.one.known == [(NAME, certificate.fingerprint)]
+
+    @pytest.mark.parametrize(
+        "stored", [b"", b"rubbish", b"-----BEGIN EC PRIVATE KEY-----\n-----END EC PRIVATE KEY-----"]
+    )
+    async def test_an_unusable_one_is_issued_anew(self, it: Fleet, stored: bytes) -> None:
+        await it.storage.put(NAME, stored)
+        certificate = await it.one.obtain()
+        assert await it.in_storage() == certificate
+
+    async def test_one_for_another_name_is_not_given(self, it: Fleet) -> None:
+        await it.storage.put(NAME, make_certificate("b.com").stored)
+        assert (await it.one.obtain()).names == {NAME}
+
+    async def test_one_whose_wildcard_covers_the_name_is_given(self, it: Fleet) -> None:
+        wild = make_certificate("*.a.com")
+        await it.storage.put("www.a.com", wild.stored)
+        assert await it.one.obtain("www.a.com") == wild
+
+    async def test_storage_that_cannot_be_read_means_no_call_to_the_ca(self, it: Fleet) -> None:
+        it.storage.break_down("get")
+        with pytest.raises(StorageError):
+            await it.one.obtain()
+        assert it.ca.calls == []
+
+
+class TestOnTheFly:
+    """One order per name, side by side with others."""
+
+    async def test_it_is_stored_before_it_is_given(self, it: Fleet) -> None:
+        certificate = await it.one.obtain()
+        assert await it.in_storage() == certificate
+        assert it.one.known == [(NAME, certificate.fingerprint)]
+        assert it.one.stored == [NAME]
+        assert await it.state() == NameState()
+
+    async def test_a_hundred_at_once_are_one_order(self, it: Fleet) -> None:
+        certificates = await asyncio.gather(*(it.one.obtain() for _ in range(100)))
+        assert len({certificate.fingerprint for certificate in certificates}) == 1
+        assert it.ca.calls == [(NAME, None)]
+
+    async def test_names_are_issued_for_side_by_side_up_to_32(self, it: Fleet) -> None:
+        it.ca.gate.clear()
+        asking = [asyncio.create_task(it.one.obtain(f"{number}.com")) for number in range(40)]
+        await settle()
+        assert it.ca.running == 32
+        it.ca.gate.set()
+        await asyncio.gather(*asking)
+        assert it.ca.most_running == 32
+        assert len(it.ca.calls) == 40
+
+    async def test_too_many_waiting_are_refused(self, it: Fleet) -> None:
+        it.ca.gate.clear()
+        asking = [asyncio.create_task(it.one.obtain(f"{number}.com")) for number in range(1000)]
+        await settle()
+        with pytest.raises(Overloaded) as caught:
+            await it.one.obtain("one-more.com")
+        assert caught.value.retry_after > 0
+        joined = asyncio.create_task(it.one.obtain("7.com"))
+        await settle()
+        assert not joined.done()
+        await it.one.certificates.close()
+        await asyncio.gather(*asking, joined, return_exceptions=True)
+        assert len(it.ca.calls) == 32
+
+    async def test_nothing_is_asked_of_the_ca_while_storage_cannot_be_written(self, it: Fleet) -> None:
+        it.storage.break_down("check_writable")
+        with pytest.raises(StorageError):
+            await it.one.obtain()
+        assert it.ca.calls == []
+        it.storage.repair()
+        assert (await it.one.obtain()).names == {NAME}
+
+    async def test_the_order_is_kept_before_it_is_worked_on(self, it: Fleet) -> None:
+        it.ca.gate.clear()
+        asking = asyncio.create_task(it.one.obtain())
+        await settle()
+        assert (await it.state()).order == it.ca.orders[0]
+        it.ca.gate.set()
+        await asking
+        assert (await it.state()).order is None
+
+    async def test_an_order_that_cannot_be_kept_is_not_worked_on(self, it: Fleet) -> None:
+        it.storage.break_down("put")
+        it.ca.gate.clear()
+        with pytest.raises(StorageError):
+            await it.one.obtain()
+
+
+class TestFailures:
+    """They are remembered, by the whole fleet, and the CA is left alone until then."""
+
+    async def test_a_failure_tells_what_and_when_to_come_back(self, it: Fleet) -> None:
+        error = await it.fail(REFUSED)
+        assert "the CA said no" in str(error)
+        assert error.retry_after == 63  # a minute, and half of the tenth that is jitter
+        assert isinstance(error.__cause__, CaProblem)
+        assert it.one.stored == []
+
+    async def test_until_then_the_ca_is_not_asked(self, it: Fleet) -> None:
+        await it.fail(REFUSED)
+        await it.clock.advance(40)
+        with pytest.raises(BackingOff) as caught:
+            await it.one.obtain()
+        assert caught.value.retry_after == pytest.approx(23)
+        assert "the CA said no" in str(caught.value)
+        assert len(it.ca.calls) == 1
+
+    async def test_it_is_remembered_by_another_instance_on_the_same_storage(self, it: Fleet) -> None:
+        await it.fail(REFUSED)
+        with pytest.raises(BackingOff):
+            await it.another().obtain()
+        assert len(it.ca.calls) == 1
+
+    async def test_failures_in_a_row_wait_longer_and_longer(self, it: Fleet) -> None:
+        it.clock.chance = 0.0
+        waits = []
+        for _ in range(5):
+            error = await it.fail(REFUSED, it.another())
+            waits.append(error.retry_after)
+            it.clock.jump(error.retry_after)
+        assert waits == [60, 600, 6000, 86_400, 86_400]
+
+    async def test_success_forgets_them(self, it: Fleet) -> None:
+        it.clock.jump((await it.fail(REFUSED)).retry_after)
+        await it.one.obtain()
+        assert await it.state() == NameState()
+
+    async def test_retry_after_of_the_ca_is_obeyed(self, it: Fleet) -> None:
+        limited = CaProblem("too many", type="rateLimited", status=429, retry_after=7200)
+        assert (await it.fail(limited)).retry_after == 7200
+        it.clock.jump(7199)
+        with pytest.raises(BackingOff):
+            await it.another().obtain()
+        it.clock.jump(1)
+        assert (await it.another().obtain()).names == {NAME}
+
+    async def test_another_name_is_not_held_up(self, it: Fleet) -> None:
+        await it.fail(REFUSED)
+        assert (await it.one.obtain("b.com")).names == {"b.com"}
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            make_certificate("b.com"),
+            make_certificate(NAME, start=START - 2 * DAY, end=START - DAY),
+            make_certificate(NAME, start=START + DAY),
+        ],
+        ids=["for a wrong name", "expired", "not valid yet"],
+    )
+    async def test_an_unusable_certificate_from_the_ca_is_a_failure(self, it: Fleet, given: Certificate) -> None:
+        await it.fail(given)
+        assert await it.in_storage() is None
+        assert (await it.state()).failures == 1
+
+    async def test_an_unreachable_ca_keeps_the_order_and_it_is_resumed(self, it: Fleet) -> None:
+        error = await it.fail(UNREACHABLE)
+        order = it.ca.orders[0]
+        assert (await it.state()).order == order
+        it.clock.jump(error.retry_after)
+        assert (await it.another().obtain()).names == {NAME}
+        assert it.ca.calls == [(NAME, None), (NAME, order)]
+        assert len(it.ca.orders) == 1
+
+    @pytest.mark.parametrize(
+        "error", [REFUSED, OrderFailed("the authorization is invalid"), MalformedResponse("not JSON")]
+    )
+    async def test_any_other_failure_drops_the_order(self, it: Fleet, error: Exception) -> None:
+        await it.fail(error)
+        assert (await it.state()).order is None
+
+    async def test_after_the_deadline_it_has_failed_and_the_order_is_kept(self, it: Fleet) -> None:
+        time = LoopTime()
+        it.ca.gate.clear()
+        asking = asyncio.create_task(it.one.obtain())
+        await settle()
+        await time.advance(ISSUANCE_DEADLINE - 1)
+        assert not asking.done()
+        await time.advance(1)
+        with pytest.raises(BackingOff, match="300 s"):
+            await asking
+        assert (await it.state()).order == it.ca.orders[0]
+        assert it.ca.running == 0
+
+    async def test_a_failure_that_cannot_be_remembered_is_still_told(self, it: Fleet) -> None:
+        it.ca.gate.clear()
+        it.ca.outcomes[NAME].append(REFUSED)
+        asking = asyncio.create_task(it.one.obtain())
+        await settle()
+        it.storage.break_down("put", "check_writable")
+        it.ca.gate.set()
+        with pytest.raises(StorageError):
+            await asking
+        with pytest.raises(StorageError):
+            await it.one.obtain()
+        assert len(it.ca.calls) == 1
+
+
+class TestStoringFails:
+    """What the CA gave is written with patience; else the open order leads back to it."""
+
+    async def test_it_is_tried_again(self, it: Fleet) -> None:
+        it.storage.break_down("put", key=NAME, times=4)
+        asking = asyncio.create_task(it.one.obtain())
+        await it.clock.advance(14)
+        assert not asking.done()
+        await it.clock.advance(1)
+        assert await it.in_storage() == await asking
+        assert it.one.stored == [NAME]
+        assert len(it.ca.calls) == 1
+
+    async def test_in_the_end_the_order_is_kept_and_resumed_without_a_new_one(self, it: Fleet) -> None:
+        it.storage.break_down("put", key=NAME)
+        asking = asyncio.create_task(it.one.obtain())
+        await it.clock.advance(20)
+        with pytest.raises(StorageError):
+            await asking
+        order = it.ca.orders[0]
+        assert await it.state() == NameState(order=order)
+        assert it.one.stored == []
+        it.storage.repair()
+        assert (await it.another().obtain()).names == {NAME}
+        assert it.ca.calls == [(NAME, None), (NAME, order)]
+        assert len(it.ca.orders) == 1
+
+    async def test_one_that_was_stored_is_given_next_time_though_the_state_stayed(self, it: Fleet) -> None:
+        it.storage.break_down("delete")
+        with pytest.raises(StorageError):
+            await it.one.obtain()
+        assert await it.one.obtain() == await it.in_storage()
+        assert len(it.ca.calls) == 1
+
+
+class TestLeases:
+    """One at a time over the whole fleet."""
+
+    async def test_a_peer_that_was_faster_is_believed(self, it: Fleet) -> None:
+        two = it.another()
+        first, second = asyncio.create_task(it.one.obtain()), asyncio.create_task(two.obtain())
+        await it.clock.advance(2)
+        assert await first == await second
+        assert len(it.ca.calls) == 1
+        assert two.known == [(NAME, (await first).fingerprint)]
+
+    async def test_a_failure_of_a_peer_holds_for_those_who_waited(self, it: Fleet) -> None:
+        it.ca.outcomes[NAME].append(REFUSED)
+        tasks = [asyncio.create_task(instance.obtain()) for instance in (it.one, it.another())]
+        await it.clock.advance(2)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [BackingOff, BackingOff]
+        assert len(it.ca.calls) == 1
+
+    async def test_a_lease_lost_midway_ends_the_work_and_writes_nothing(self, it: Fleet) -> None:
+        it.ca.gate.clear()
+        asking = asyncio.create_task(it.one.obtain())
+        await settle()
+        it.storage.steal(f"certificates/{NAME}")
+        await it.clock.advance(10)
+        with pytest.raises(LeaseLost):
+            await asking
+        assert it.ca.running == 0
+        assert await it.in_storage() is None
+        assert (await it.state()).failures == 0
+
+    async def test_a_lease_lost_unnoticed_is_noticed_at_the_write(self, it: Fleet) -> None:
+        it.ca.gate.clear()
+        asking = asyncio.create_task(it.one.obtain())
+        await settle()
+        it.storage.steal(f"certificates/{NAME}")
+        it.ca.gate.set()
+        with pytest.raises(LeaseLost):
+            await asking
+        assert await it.in_storage() is None
+        assert it.one.stored == []
+
+    async def test_the_lease_is_kept_through_a_long_issuance(self, it: Fleet) -> None:
+        it.ca.gate.clear()
+        asking = asyncio.create_task(it.one.obtain())
+        await it.clock.advance(120)
+        other = asyncio.create_task(it.another().obtain())
+        await it.clock.advance(120)
+        assert len(it.ca.calls) == 1
+        it.ca.gate.set()
+        await it.clock.advance(2)
+        assert await asking == await other
+
+    async def test_close_midway_keeps_the_order_and_frees_the_name(self, it: Fleet) -> None:
+        it.ca.gate.clear()
+        asking = asyncio.create_task(it.one.obtain())
+        await settle()
+        await it.one.certificates.close()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert await it.state() == NameState(order=it.ca.orders[0])
+        it.ca.gate.set()
+        assert (await it.another().obtain()).names == {NAME}
+        assert it.ca.calls[1:] == [(NAME, it.ca.orders[0])]
+
+
+class TestRenewal:
+    """A successor takes the place of a certificate, and not a moment earlier."""
+
+    async def test_it_replaces_the_certificate(self, it: Fleet) -> None:
+        old = await it.put(NAME)
+        new = await it.one.renew(old)
+        assert new.fingerprint != old.fingerprint
+        assert await it.in_storage() == new
+        assert it.one.stored == [NAME]
+        assert it.one.known[-1] == (NAME, new.fingerprint)
+
+    async def test_until_then_the_old_one_stays_in_use(self, it: Fleet) -> None:
+        old = await it.put(NAME)
+        it.ca.gate.clear()
+        renewing = asyncio.create_task(it.one.renew(old))
+        await settle()
+        assert await it.in_storage() == old
+        assert await it.one.obtain() == old
+        it.ca.gate.set()
+        assert await it.one.certificates.stored(NAME, NAME) == old
+        new = await renewing
+        assert await it.one.obtain() == new
+
+    async def test_a_failed_one_leaves_the_old_one_and_is_remembered(self, it: Fleet) -> None:
+        old = await it.put(NAME)
+        it.ca.outcomes[NAME].append(REFUSED)
+        for _ in range(2):
+            with pytest.raises(BackingOff):
+                await it.one.renew(old)
+        assert len(it.ca.calls) == 1
+        assert await it.one.obtain() == old
+
+    async def test_a_peer_that_was_faster_is_believed_and_the_old_one_no_longer_served(self, it: Fleet) -> None:
+        old = await it.put(NAME)
+        two = it.another()
+        new = await two.renew(old)
+        assert await it.one.renew(old) == new
+        assert len(it.ca.calls) == 1
+        assert it.one.known[-1] == (NAME, new.fingerprint)
+        assert it.one.stored == [NAME]
+
+    async def test_a_handshake_meanwhile_joins_it_where_the_old_one_expired(self, it: Fleet) -> None:
+        old = await it.put(NAME, end=START + 10)
+        it.clock.jump(10)
+        it.ca.gate.clear()
+        renewing = asyncio.create_task(it.one.renew(old))
+        await settle()
+        asking = asyncio.create_task(it.one.obtain())
+        await settle()
+        it.ca.gate.set()
+        assert await renewing == await asking
+        assert len(it.ca.calls) == 1
+
+    async def test_of_a_certificate_that_is_gone_issues_one(self, it: Fleet) -> None:
+        gone = make_certificate(NAME)
+        assert await it.one.renew(gone) == await it.in_storage()
+
+
+async def test_an_order_of_before_is_handed_to_the_ca_whatever_it_was(it: Fleet) -> None:
+    """Whether it is of use is for the CA's own code to say: it may be another CA's."""
+    await it.fail(UNREACHABLE)
+    kept = (await it.state()).order
+    assert isinstance(kept, OpenOrder)
+    it.clock.jump(DAY)
+    await it.fail(UNREACHABLE)
+    assert it.ca.calls[-1] == (NAME, kept)
+    assert (await it.state()).order == kept
+    assert (await it.state()).failures == 2

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+
+from ssl_cert_server.errors import LeaseLost
+from ssl_cert_server.model import OpenOrder
+from ssl_cert_server.service.state import NameState, load_state, save_state
+from ssl_cert_server.storage.base import Lease
+from ssl_cert_server.storage.memory import MemoryStorage
+from tests.support.clock import ManualClock
+
+ORDER = OpenOrder("https://ca.test/directory", "https://ca.test/order/1", "-----BEGIN EC PRIVATE KEY-----")
+KEY = "_state/a.com"
+
+
+@pytest.fixture
+def storage() -> MemoryStorage:
+    return MemoryStorage(ManualClock())
+
+
+async def _lease(storage: MemoryStorage) -> Lease:
+    lease = await storage.acquire("certificates/a.com", 30)
+    assert lease
+    return lease
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        NameState(failures=3, retry_at=1_800_000_000.5, error="the CA said: nö"),
+        NameState(order=ORDER),
+        NameState(1, 2.0, "three", ORDER),
+    ],
+)
+async def test_round_trip(storage: MemoryStorage, state: NameState) -> None:
+    await save_state(storage, "a.com", state, await _lease(storage))
+    assert await load_state(storage, "a.com") == state
+    assert await load_state(storage, "b.com") == NameState()
+
+
+async def test_an_empty_state_leaves_nothing_behind(storage: MemoryStorage) -> None:
+    lease = await _lease(storage)
+    await save_state(storage, "a.com", NameState(failures=1), lease)
+    assert [key async for key in storage.list("_state")] == [KEY]
+    await save_state(storage, "a.com", NameState(), lease)
+    assert [key async for key in storage.list("_state")] == []
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"null",
+        b"[]",
+        b"3",
+        b'"text"',
+        b"{}",
+        b'{"failures": 1}',
+        b'{"order": null, "unknown": 1}',
+        b'{"order": {"order_url": "x"}}',
+        b'{"order": ["x"]}',
+        b'{"order": "x"}',
+    ],
+)
+async def test_what_cannot_be_parsed_counts_as_nothing(storage: MemoryStorage, stored: bytes) -> None:
+    await storage.put(KEY, stored)
+    assert await load_state(storage, "a.com") == NameState()
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b'{"failures": "many", "retry_at": 0, "error": "", "order": null}',
+        b'{"failures": 1, "retry_at": "tomorrow", "error": "", "order": null}',
+        b'{"failures": 1, "retry_at": null, "error": "", "order": null}',
+        b'{"failures": [], "retry_at": 0, "error": "", "order": null}',
+    ],
+)
+async def test_fields_of_a_wrong_type_count_as_nothing(storage: MemoryStorage, stored: bytes) -> None:
+    await storage.put(KEY, stored)
+    assert await load_state(storage, "a.com") == NameState()
+
+
+async def test_it_is_written_under_the_lease(storage: MemoryStorage) -> None:
+    lost = await _lease(storage)
+    await storage.release(lost)
+    await _lease(storage)
+    for state in (NameState(failures=1), NameState()):
+        with pytest.raises(LeaseLost):
+            await save_state(storage, "a.com", state, lost)
+
+
+def test_the_private_key_of_an_order_is_not_in_its_repr() -> None:
+    assert "PRIVATE KEY" not in repr(NameState(order=ORDER))

@@ -1,0 +1,392 @@
+"""The contract of storage/base.py, sentence by sentence, over every backend.
+
+``storage`` and ``peer`` are two instances of the server on the same data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from ssl_cert_server.errors import LeaseLost, StorageError
+from ssl_cert_server.storage.base import MAX_VALUE, Lease, Storage
+from tests.unit.storage.conftest import Backend
+
+GOOD_KEYS = {
+    "a name": "example.com",
+    "the predecessor's RSA": "example.com+rsa",
+    "the account key": "acme_account+key",
+    "an A-label": "xn--mnchen-3ya.de",
+    "one character": "a",
+    "a segment of 255": "a" * 255,
+    "four segments": "_a/b/c/d",
+    "four segments of 255": "/".join(["a" * 255] * 4),
+    "dots inside": "_a/b..c",
+    "every sign that is allowed": "!\"#$%&'()*+,-.0123456789:;<=>?@A[]^_`a{|}~",
+}
+BAD_KEYS = {
+    "empty": "",
+    "a dot": ".",
+    "the parent": "..",
+    "a path to the parent": "_a/../b",
+    "a hidden name": ".lock",
+    "a hidden segment": "_leases/.holder",
+    "an absolute path": "/etc/passwd",
+    "a slash at the end": "a/",
+    "an empty segment": "_a//b",
+    "five segments": "_a/b/c/d/e",
+    "a segment of 256": "a" * 256,
+    "a backslash": "a\\b",
+    "a space": "a b",
+    "NUL": "a\0b",
+    "a newline at the end": "a\n",
+    "DEL": "a\x7f",
+    "beyond ASCII": "münchen.de",
+}
+good_keys = pytest.mark.parametrize("key", GOOD_KEYS.values(), ids=GOOD_KEYS.keys())
+bad_keys = pytest.mark.parametrize("key", BAD_KEYS.values(), ids=BAD_KEYS.keys())
+
+
+async def listed(storage: Storage, folder: str = "") -> list[str]:
+    return sorted([key async for key in storage.list(folder)])
+
+
+async def taken(storage: Storage, name: str = "work", seconds: float = 30) -> Lease:
+    lease = await storage.acquire(name, seconds)
+    assert lease is not None, f"{name} is held by somebody"
+    return lease
+
+
+# --- keys
+
+
+@good_keys
+async def test_a_key_of_up_to_four_printable_segments_is_kept(storage: Storage, key: str) -> None:
+    await storage.put(key, b"value")
+    assert await storage.get(key) == b"value"
+    assert await listed(storage, key.rpartition("/")[0]) == [key]
+    await storage.delete(key)
+    assert await storage.get(key) is None
+
+
+@bad_keys
+async def test_any_other_key_is_refused(storage: Storage, key: str) -> None:
+    for call in (storage.get(key), storage.put(key, b""), storage.delete(key), storage.acquire(key, 30)):
+        with pytest.raises(StorageError, match="can't be a storage key"):
+            await call
+
+
+@pytest.mark.parametrize("folder", [key for key in BAD_KEYS.values() if key])
+async def test_any_other_folder_is_refused(storage: Storage, folder: str) -> None:
+    with pytest.raises(StorageError, match="can't be a storage key"):
+        await listed(storage, folder)
+
+
+async def test_a_long_bad_key_is_not_echoed_whole(storage: Storage) -> None:
+    with pytest.raises(StorageError) as refusal:
+        await storage.get("ä" * 100_000)
+    assert len(str(refusal.value)) < 200
+
+
+# --- reading and writing
+
+
+@pytest.mark.parametrize("value", [b"", b"value", b"\0\r\n\xff" * 5, bytes(MAX_VALUE)], ids=len)
+async def test_what_was_put_is_read_by_every_instance(storage: Storage, peer: Storage, value: bytes) -> None:
+    await storage.put("key", value)
+    assert await storage.get("key") == value
+    assert await peer.get("key") == value
+
+
+async def test_put_replaces_the_whole_value(storage: Storage, peer: Storage) -> None:
+    await storage.put("key", b"a long value")
+    await peer.put("key", b"short")
+    assert await storage.get("key") == b"short"
+
+
+async def test_a_value_survives_the_instance_that_wrote_it(backend: Backend) -> None:
+    first = backend.open()
+    await first.put("key", b"value")
+    await first.put("_folder/key", b"another")
+    await first.close()
+    second = backend.open()
+    assert await second.get("key") == b"value"
+    assert await second.get("_folder/key") == b"another"
+
+
+async def test_a_reader_sees_the_old_value_or_the_new_one_never_a_mixture(storage: Storage, peer: Storage) -> None:
+    values = {bytes([number]) * 200_000 for number in range(8)}
+    await storage.put("key", bytes([0]) * 200_000)
+    writing = asyncio.gather(*(writer.put("key", value) for value in values for writer in (storage, peer)))
+    seen = set()
+    while not writing.done():
+        seen.add(await peer.get("key"))
+        await asyncio.sleep(0)  # memory answers without a pause, and the writers would never get their turn
+    await writing
+    assert seen <= values
+
+
+async def test_a_value_too_large_is_refused_and_the_old_one_kept(storage: Storage) -> None:
+    await storage.put("key", b"old")
+    with pytest.raises(StorageError, match=f"key.*{MAX_VALUE + 1} bytes"):
+        await storage.put("key", bytes(MAX_VALUE + 1))
+    assert await storage.get("key") == b"old"
+
+
+async def test_a_key_that_is_not_there_is_none(storage: Storage) -> None:
+    await storage.put("key", b"value")
+    assert await storage.get("other") is None
+    assert await storage.get("_no/such/folder") is None
+    assert await storage.get("key/below") is None
+
+
+async def test_deleting_removes_it_for_every_instance(storage: Storage, peer: Storage) -> None:
+    await storage.put("key", b"value")
+    await storage.put("other", b"stays")
+    await peer.delete("key")
+    assert await storage.get("key") is None
+    assert await listed(storage) == ["other"]
+
+
+async def test_deleting_what_is_not_there_does_nothing(storage: Storage) -> None:
+    await storage.put("key", b"value")
+    await storage.delete("other")
+    await storage.delete("_no/such/folder")
+    await storage.delete("key/below")
+    assert await listed(storage) == ["key"]
+
+
+async def test_a_list_holds_the_keys_directly_in_the_folder(storage: Storage, peer: Storage) -> None:
+    for key in ("a.example", "b.example+rsa", "_f/one", "_f/two", "_f/g/three", "_f/g/h/four", "_ff/five"):
+        await storage.put(key, b"")
+    assert await listed(peer) == ["a.example", "b.example+rsa"]
+    assert await listed(peer, "_f") == ["_f/one", "_f/two"]
+    assert await listed(peer, "_f/g") == ["_f/g/three"]
+    assert await listed(peer, "_f/g/h") == ["_f/g/h/four"]
+
+
+async def test_a_list_of_nothing_is_empty(storage: Storage) -> None:
+    assert await listed(storage) == []
+    assert await listed(storage, "_no/such/folder") == []
+    await storage.put("key", b"")
+    assert await listed(storage, "key") == []
+
+
+async def test_leases_are_in_no_list(storage: Storage) -> None:
+    await taken(storage, "work")
+    await taken(storage, "certificates/a.example")
+    assert await listed(storage) == []
+
+
+async def test_thousands_of_keys_are_each_listed_once(storage: Storage) -> None:
+    keys = [f"_many/{number}" for number in range(2500)]
+    for start in range(0, len(keys), 500):
+        await asyncio.gather(*(storage.put(key, b"") for key in keys[start : start + 500]))
+    assert Counter(await listed(storage, "_many")) == Counter(keys)
+
+
+async def test_a_list_can_be_left_half_way_and_written_to_meanwhile(storage: Storage) -> None:
+    for number in range(5):
+        await storage.put(f"key{number}", b"")
+    async for key in storage.list():
+        await storage.delete(key)
+        await storage.put("new", b"")
+        break
+    assert len(await listed(storage)) == 5
+
+
+# --- leases
+
+
+async def test_a_lease_excludes_every_instance_and_its_own_holder(storage: Storage, peer: Storage) -> None:
+    await taken(storage)
+    assert await peer.acquire("work", 30) is None
+    assert await storage.acquire("work", 30) is None
+
+
+async def test_of_many_tasks_in_two_instances_one_gets_the_lease(storage: Storage, peer: Storage) -> None:
+    leases = await asyncio.gather(*(one.acquire("work", 30) for _ in range(20) for one in (storage, peer)))
+    assert len([lease for lease in leases if lease]) == 1
+
+
+async def test_leases_of_different_names_and_keys_of_the_same_name_do_not_meet(storage: Storage, peer: Storage) -> None:
+    lease = await taken(storage, "key")
+    await taken(peer, "other")
+    await peer.put("key", b"written without a lease")
+    await storage.put("key", b"written under one", lease=lease)
+    assert await peer.get("key") == b"written under one"
+
+
+async def test_a_released_lease_is_free(storage: Storage, peer: Storage) -> None:
+    lease = await taken(storage)
+    await storage.release(lease)
+    await taken(peer)
+
+
+async def test_a_lease_lapses_when_its_time_is_over_and_not_before(
+    backend: Backend, storage: Storage, peer: Storage
+) -> None:
+    await taken(storage, seconds=30)
+    await backend.let_pass(29)
+    assert await peer.acquire("work", 30) is None
+    await backend.let_pass(1)
+    await taken(peer)
+
+
+async def test_a_renewed_lease_is_held_from_then_on(backend: Backend, storage: Storage, peer: Storage) -> None:
+    lease = await taken(storage, seconds=30)
+    for _ in range(5):
+        await backend.let_pass(20)
+        await storage.renew(lease, 30)
+    await backend.let_pass(29)
+    assert await peer.acquire("work", 30) is None
+    await backend.let_pass(1)
+    await taken(peer)
+
+
+async def test_a_lapsed_lease_that_nobody_took_can_be_used_and_renewed(
+    backend: Backend, storage: Storage, peer: Storage
+) -> None:
+    lease = await taken(storage)
+    await backend.let_pass(100)
+    await storage.put("key", b"value", lease=lease)
+    await storage.renew(lease, 30)
+    assert await peer.acquire("work", 30) is None
+
+
+async def test_under_a_lost_lease_nothing_is_written_and_nothing_deleted(
+    backend: Backend, storage: Storage, peer: Storage
+) -> None:
+    lost = await taken(storage)
+    await backend.let_pass(31)
+    held = await taken(peer)
+    await peer.put("key", b"of the new holder", lease=held)
+    with pytest.raises(LeaseLost, match="work"):
+        await storage.put("key", b"of the old holder", lease=lost)
+    with pytest.raises(LeaseLost):
+        await storage.put("new", b"of the old holder", lease=lost)
+    with pytest.raises(LeaseLost):
+        await storage.delete("key", lease=lost)
+    with pytest.raises(LeaseLost):
+        await storage.renew(lost, 30)
+    assert await peer.get("key") == b"of the new holder"
+    assert await listed(peer) == ["key"]
+
+
+async def test_a_lease_lost_to_a_task_of_the_same_instance_is_lost_all_the_same(
+    backend: Backend, storage: Storage
+) -> None:
+    lost = await taken(storage)
+    await backend.let_pass(31)
+    held = await taken(storage)
+    with pytest.raises(LeaseLost):
+        await storage.put("key", b"", lease=lost)
+    await storage.put("key", b"value", lease=held)
+
+
+async def test_a_released_lease_writes_nothing_any_more(storage: Storage) -> None:
+    lease = await taken(storage)
+    await storage.release(lease)
+    with pytest.raises(LeaseLost):
+        await storage.put("key", b"", lease=lease)
+    with pytest.raises(LeaseLost):
+        await storage.renew(lease, 30)
+    assert await storage.get("key") is None
+
+
+async def test_releasing_a_lost_lease_leaves_it_with_its_new_holder(
+    backend: Backend, storage: Storage, peer: Storage
+) -> None:
+    lost = await taken(storage)
+    await backend.let_pass(31)
+    held = await taken(peer)
+    await storage.release(lost)
+    assert await storage.acquire("work", 30) is None
+    await peer.put("key", b"", lease=held)
+
+
+async def test_releasing_twice_does_nothing(storage: Storage, peer: Storage) -> None:
+    lease = await taken(storage)
+    await storage.release(lease)
+    await storage.release(lease)
+    held = await taken(peer)
+    await storage.release(lease)
+    await peer.renew(held, 30)
+
+
+async def test_a_lease_of_another_instance_cannot_be_used_by_its_token(storage: Storage, peer: Storage) -> None:
+    held = await taken(storage)
+    with pytest.raises(LeaseLost):
+        await peer.put("key", b"", lease=Lease("work", held.token + 1))
+    with pytest.raises(LeaseLost):
+        await peer.put("key", b"", lease=Lease("another", held.token))
+    assert await storage.get("key") is None
+
+
+async def test_tokens_of_a_name_only_grow(backend: Backend, storage: Storage, peer: Storage) -> None:
+    tokens = []
+    for instance in (storage, peer, peer, storage, backend.open()):
+        lease = await taken(instance)
+        tokens.append(lease.token)
+        await instance.release(lease)
+        lease = await taken(instance)
+        tokens.append(lease.token)
+        await backend.let_pass(31)
+    assert tokens == sorted(set(tokens))
+
+
+async def test_tokens_grow_on_though_every_instance_was_restarted(backend: Backend) -> None:
+    first = backend.open()
+    before = await taken(first)
+    await first.release(before)
+    await first.close()
+    assert (await taken(backend.open())).token > before.token
+
+
+async def test_a_closed_instances_leases_are_free(backend: Backend, storage: Storage, peer: Storage) -> None:
+    if not backend.shared:
+        return
+    await taken(storage, seconds=1_000_000)
+    assert await peer.acquire("work", 30) is None
+    await storage.close()
+    await taken(peer)
+
+
+# --- failure and cancellation
+
+
+async def test_storage_in_order_is_writable(storage: Storage) -> None:
+    await storage.check_writable()
+    assert await listed(storage) == []
+
+
+async def test_a_cancelled_put_or_delete_has_happened_or_has_not(storage: Storage, peer: Storage) -> None:
+    old, new = b"old" * 100_000, b"new" * 100_000
+    for turns in range(12):
+        await storage.put("put", old)
+        await storage.put("delete", old)
+        tasks = [asyncio.ensure_future(work) for work in (storage.put("put", new), storage.delete("delete"))]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert await peer.get("put") in (old, new)
+        assert await peer.get("delete") in (old, None)
+    assert set(await listed(peer)) <= {"put", "delete"}
+
+
+async def test_a_cancelled_acquire_leaves_at_worst_a_lease_that_lapses(
+    backend: Backend, storage: Storage, peer: Storage
+) -> None:
+    for turns in range(6):
+        task = asyncio.ensure_future(storage.acquire("work", 30))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await storage.put("settled", b"")
+    await backend.let_pass(31)
+    await taken(peer)
