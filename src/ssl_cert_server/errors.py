@@ -140,6 +140,11 @@ class CaProblem(AcmeError):
         self.type = type
         self.status = status
 
+    @property
+    def passing(self) -> bool:
+        """Whether the CA can't now (a limit, a fault of its own), rather than won't."""
+        return self.status >= 429
+
 
 class OrderFailed(AcmeError):
     """An order or one of its authorizations ended as invalid; the message holds the CA's own words."""

@@ -59,6 +59,7 @@ ssl-cert-server() {{
         if ! kill -0 $server 2>/dev/null; then cat run.err >&2; return 1; fi
         sleep 0.1
     done
+    sleep 0.5 # it says so just before it handles signals
     kill $server
     wait $server
 }}
@@ -200,6 +201,7 @@ def test_the_plugin_is_copied_whole(machine: Machine) -> None:
 )
 def test_signals_do_what_the_table_says(tmp_path: Path, number: signal.Signals, code: int, in_order: bool) -> None:
     with CertServer(tmp_path / "server") as server:
+        assert server.get("/healthz").status == 200  # the port is open before signals are handled
         server.process.signal(number)
         end = time.monotonic() + 30
         while server.process.running and time.monotonic() < end:

@@ -44,6 +44,7 @@ class CertServerProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._message_bytes = 0
         self._in_message = False
+        self._began = False
         self._answered = False
         self._message_timer: asyncio.TimerHandle | None = None
 
@@ -56,8 +57,10 @@ class CertServerProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._began = False
         super().data_received(data)
-        if self._in_message:
+        # The piece in which a message begins may hold whole ones before it; the parser bounds what it reads of it.
+        if self._in_message and not self._began:
             self._bound_message(len(data))
         if self._in_message or self._unattended():
             self._start_message_timer()
@@ -65,6 +68,7 @@ class CertServerProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._in_message = True
         self._message_bytes = 0
+        self._began = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -124,7 +128,9 @@ class CertServerProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._message_timer = None
-        if not self.transport.is_closing():
+        if self._busy():
+            self._start_message_timer()  # an earlier request's answer is still to come
+        elif not self.transport.is_closing():
             self.transport.close()
 
 

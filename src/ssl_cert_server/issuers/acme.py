@@ -19,9 +19,6 @@ from ssl_cert_server.pki.x509 import assemble
 
 _log = structlog.get_logger()
 
-_PASSING = 429
-"""From here on, an HTTP status says that the CA can't now, not that the order is of no use."""
-
 
 class AcmeCa:
     """Issues through one account at one CA, with one kind of challenge."""
@@ -79,7 +76,7 @@ class AcmeCa:
         except (OrderFailed, InvalidCertificate) as error:
             reason = str(error)
         except CaProblem as error:
-            if error.status >= _PASSING or error.type == "accountDoesNotExist":
+            if error.passing or error.type == "accountDoesNotExist":
                 raise
             reason = str(error)
         _log.info("acme.order.abandoned", name=name, order=order.order_url, reason=reason)

@@ -60,7 +60,13 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         days = config.lets_encrypt.renew_before
         schedule = RenewalSchedule(clock, days * _DAY if days is not None else None)
         ca = await _open_ca(config, storage, clock, http01, stack)
-        acme = AcmeCertificates(storage, ca, clock, on_known=schedule.add, on_stored=cache.drop)
+        acme = AcmeCertificates(
+            storage,
+            ca,
+            clock,
+            on_known=schedule.add,
+            on_stored=lambda name, certificate: certificates.replace(name, certificate),
+        )
         stack.push_async_callback(acme.close)
         managed = ManagedCertificates(storage, clock, on_replaced=cache.drop_certificate)
         self_signed = SelfSignedIssuer(

@@ -16,6 +16,7 @@ from ssl_cert_server import __version__
 from ssl_cert_server.clock import Clock, SystemClock
 from ssl_cert_server.config.addresses import ListenAddress, TcpAddress
 from ssl_cert_server.config.schema import Config
+from ssl_cert_server.errors import CertServerError
 from ssl_cert_server.server.compose import Parts, compose
 from ssl_cert_server.server.pid_file import pid_file
 from ssl_cert_server.server.sockets import bind
@@ -103,10 +104,12 @@ async def _survive(name: str, work: Callable[[], Awaitable[None]], clock: Clock)
         try:
             await work()
             return
+        except CertServerError as error:
+            _log.error("background.failed", task=name, again_in=pause, reason=str(error))
         except Exception:  # noqa: BLE001 - whatever it is, it is told, and the server goes on
-            _log.exception("background.failed", task=name, again_in=pause)
-            await clock.sleep(pause * (1 + clock.random()))
-            pause = min(pause * 2, longest)
+            _log.exception("background.crashed", task=name, again_in=pause)
+        await clock.sleep(pause * (1 + clock.random()))
+        pause = min(pause * 2, longest)
 
 
 def _bound(address: ListenAddress, listener: socket.socket) -> ListenAddress:

@@ -29,6 +29,9 @@ class AnswerCache:
         self._answers.move_to_end(name)
         return entry[0]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._answers
+
     def put(self, name: str, answer: Answer) -> None:
         """Keep an answer, and let the least recently used go where there is no room."""
         self.drop(name)

@@ -49,17 +49,10 @@ class Certificates:
         except TimeoutError as error:
             raise DeadlineExceeded(f"no certificate for {name} in time; the work goes on", _ASK_AGAIN) from error
 
-    def hot(self, name: str) -> Answer | None:
-        """Give the answer for a normalised name where it is in memory."""
-        return self._cache.get(name)
-
-    def forget(self, name: str) -> None:
-        """Read the certificate of a name anew at the next request: it was replaced in storage."""
-        self._cache.drop(name)
-
-    def forget_certificate(self, certificate: Certificate) -> None:
-        """Stop handing out a certificate that was replaced, whichever names it answers."""
-        self._cache.drop_certificate(certificate)
+    def replace(self, name: str, certificate: Certificate) -> None:
+        """Hand out the ACME certificate that was just stored for a name, where the name is in use at all."""
+        if name in self._cache or name in self._fetches:
+            self._remember(name, certificate, self._issuers[Source.ACME])
 
     async def close(self) -> None:
         """Give up what is under way."""
@@ -67,7 +60,12 @@ class Certificates:
 
     async def _fetch(self, name: str, decision: Decision) -> Answer:
         issuer = self._issuers[decision.source]
-        certificate = await issuer.obtain(name, decision.cert_key)
+        return self._remember(name, await issuer.obtain(name, decision.cert_key), issuer)
+
+    def _remember(self, name: str, certificate: Certificate, issuer: Issuer) -> Answer:
+        known = self._cache.get(name)
+        if known is not None and known.certificate.not_before > certificate.not_before:
+            return known  # renewed while this one was being read
         answer = make_answer(certificate, issuer.type, issuer.fresh_until(certificate))
         if not answer.holds(self._clock):
             raise InvalidCertificate(f"the certificate for {name} expired just now")

@@ -7,7 +7,8 @@ wait, failures remembered with back-off, and nothing asked of a CA while storage
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
@@ -17,9 +18,12 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import (
     AcmeError,
     BackingOff,
+    CaProblem,
     CaUnreachable,
+    CertServerError,
     InvalidCertificate,
     LeaseLost,
+    OrderFailed,
     Overloaded,
     StorageError,
 )
@@ -38,6 +42,7 @@ ISSUANCE_DEADLINE = 300.0
 
 _SIDE_BY_SIDE = 32
 _WAITING = 1000
+_WAIT_DEADLINE = 600.0
 _OVERLOADED_RETRY = 30.0
 _STORE_TRIES = 5
 
@@ -57,8 +62,8 @@ class CertificateAuthority(Protocol):
 class AcmeCertificates:
     """The issuer behind the ACME rule.
 
-    ``on_known`` is called with every usable certificate read from storage or issued, ``on_stored`` with a name whose
-    certificate was written, here or by a peer that was faster.
+    ``on_known`` is called with every usable certificate read from storage or issued, ``on_stored`` with one that was
+    just written, here or by a peer that was faster.
     """
 
     type = CertificateType.ACME
@@ -70,7 +75,7 @@ class AcmeCertificates:
         clock: Clock,
         *,
         on_known: Callable[[str, Certificate], None],
-        on_stored: Callable[[str], None],
+        on_stored: Callable[[str, Certificate], None],
     ) -> None:
         self._storage = storage
         self._ca = ca
@@ -125,19 +130,27 @@ class AcmeCertificates:
         return await self._issuances.join(name, lambda: self._issue(name, cert_key, replaces))
 
     async def _issue(self, name: str, cert_key: str, replaces: str) -> Certificate:
-        async with self._slots, leased(self._storage, f"certificates/{cert_key}", self._clock) as lease:
+        async with self._turn(name, cert_key) as lease:
             certificate = await self.stored(name, cert_key)
-            if certificate is not None and certificate.fingerprint != replaces:
-                self._on_stored(name)
-                return certificate  # a peer was faster
-            await self._refuse_while_backing_off(name)
-            await self._storage.check_writable()
-            certificate = await self._order(name, lease)
-            await self._store(name, cert_key, certificate, lease)
-        self._on_known(name, certificate)
-        self._on_stored(name)
-        _log.info("certificate.issued", name=name, fingerprint=certificate.fingerprint, not_after=certificate.not_after)
+            if certificate is None or certificate.fingerprint == replaces:
+                await self._refuse_while_backing_off(name)
+                await self._storage.check_writable()
+                certificate = await self._order(name, lease)
+                await self._store(name, cert_key, certificate, lease)
+                self._on_known(name, certificate)
+        self._on_stored(name, certificate)
         return certificate
+
+    @asynccontextmanager
+    async def _turn(self, name: str, cert_key: str) -> AsyncIterator[Lease]:
+        """Wait for the name's lease, then for a slot: who waits for a peer keeps none from the other names."""
+        try:
+            async with asyncio.timeout(_WAIT_DEADLINE) as waiting:
+                async with leased(self._storage, f"certificates/{cert_key}", self._clock) as lease, self._slots:
+                    waiting.reschedule(None)
+                    yield lease
+        except TimeoutError as error:
+            raise Overloaded(f"{name}: not its turn within {_WAIT_DEADLINE:.0f} s", _OVERLOADED_RETRY) from error
 
     async def _order(self, name: str, lease: Lease) -> Certificate:
         state = await load_state(self._storage, name)
@@ -157,6 +170,13 @@ class AcmeCertificates:
         except TimeoutError as error:
             slow = CaUnreachable(f"the CA had not finished after {ISSUANCE_DEADLINE:.0f} s")
             raise await self._failed(name, state, slow, lease) from error
+        except CertServerError:
+            raise
+        except Exception as error:
+            # A bug of ours must not turn each request for the name into another order.
+            _log.exception("certificate.crashed", name=name)
+            bug = AcmeError(f"unexpected {type(error).__name__}; the log has more")
+            raise await self._failed(name, state, bug, lease) from error
         return certificate
 
     async def _failed(self, name: str, state: NameState, error: Exception, lease: Lease) -> BackingOff:
@@ -167,8 +187,7 @@ class AcmeCertificates:
             failures=failures,
             retry_at=retry_at(failures, now, self._clock.random(), retry_after),
             error=str(error),
-            # What the CA never answered may still become a certificate; what it refused won't.
-            order=state.order if isinstance(error, CaUnreachable) else None,
+            order=None if _ends_order(error) else state.order,
         )
         await save_state(self._storage, name, failed, lease)
         _log.error("certificate.failed", name=name, failures=failures, retry_at=int(failed.retry_at), reason=str(error))
@@ -179,6 +198,7 @@ class AcmeCertificates:
         for attempt in range(1, _STORE_TRIES + 1):
             try:
                 await self._storage.put(cert_key, certificate.stored, lease=lease)
+                _log.info("certificate.issued", name=name, fingerprint=certificate.fingerprint)
                 break
             except LeaseLost:
                 raise
@@ -194,6 +214,11 @@ class AcmeCertificates:
         now = self._clock.now()
         if now < state.retry_at:
             raise _backing_off(name, state, now)
+
+
+def _ends_order(error: Exception) -> bool:
+    """Tell whether an order can't become a certificate any more, as far as its failure tells."""
+    return isinstance(error, OrderFailed | InvalidCertificate) or (isinstance(error, CaProblem) and not error.passing)
 
 
 def _backing_off(name: str, state: NameState, now: float) -> BackingOff:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import structlog
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import StorageError
+from ssl_cert_server.errors import LeaseLost, StorageError
 from ssl_cert_server.storage.base import Lease, Storage
 
 _log = structlog.get_logger()
@@ -28,7 +28,7 @@ async def leased(storage: Storage, name: str, clock: Clock) -> AsyncIterator[Lea
     The wait has no end of its own: put a deadline around it. Where the lease is lost, the block is cancelled.
 
     :raises LeaseLost: another instance took over during the block.
-    :raises StorageError: the lease could not be asked for, or not be renewed.
+    :raises StorageError: the lease can't be asked for.
     """
     lease = await _wait_for(storage, name, clock)
     try:
@@ -53,7 +53,13 @@ async def _wait_for(storage: Storage, name: str, clock: Clock) -> Lease:
 async def _keep(storage: Storage, lease: Lease, clock: Clock) -> None:
     while True:
         await clock.sleep(_RENEW_EVERY)
-        await storage.renew(lease, LEASE_SECONDS)
+        try:
+            await storage.renew(lease, LEASE_SECONDS)
+        except LeaseLost:
+            raise
+        except StorageError as error:
+            # It may be back before the lease lapses; what is written under a lease that did is refused.
+            _log.warning("lease.not_renewed", lease=lease.name, reason=str(error))
 
 
 async def _release(storage: Storage, lease: Lease) -> None:

@@ -110,7 +110,7 @@ class Connection:
             access_log=False,
             timeout_keep_alive=KEEP_ALIVE,
         )
-        bound = protocol_class(hot or site.certificates.hot)
+        bound = protocol_class(hot or site.cache.get)
         self.protocol: CertServerProtocol = bound(config, state, {})
         self.transport.protocol = self.protocol
         self.protocol.connection_made(self.transport)

@@ -32,7 +32,7 @@ class Room:
         self.schedule = RenewalSchedule(self.clock, None)
         policy = Policy(PolicyRules(managed=[(r"managed\.com", "managed.com")], patterns=[r".+\.com"]))
         self.certificates = AcmeCertificates(
-            self.storage, self.ca, self.clock, on_known=self.schedule.add, on_stored=lambda _: None
+            self.storage, self.ca, self.clock, on_known=self.schedule.add, on_stored=lambda *_: None
         )
         self._worker = RenewalWorker(self.schedule, self.certificates, self.storage, policy, self.clock)
         self._task: asyncio.Task[None] | None = None

@@ -53,7 +53,8 @@ class Room:
         self.managed = ScriptedIssuer()
         rules = PolicyRules(managed=[(r"b\.com", "shared")], patterns=[r".+\.com"])
         issuers = {Source.ACME: self.issuer, Source.MANAGED: self.managed}
-        self.certificates = Certificates(AnswerCache(self.clock, 1_000_000), Policy(rules), issuers, self.clock)
+        self.cache = AnswerCache(self.clock, 1_000_000)
+        self.certificates = Certificates(self.cache, Policy(rules), issuers, self.clock)
 
 
 @pytest.fixture
@@ -62,11 +63,11 @@ async def it() -> Room:
 
 
 async def test_a_miss_asks_the_issuer_and_the_next_request_is_hot(it: Room) -> None:
-    assert it.certificates.hot("a.com") is None
+    assert it.cache.get("a.com") is None
     answer = await it.certificates.answer("a.com")
     assert answer.certificate == it.issuer.certificate
     assert answer.body
-    assert it.certificates.hot("a.com") is answer
+    assert it.cache.get("a.com") is answer
     assert await it.certificates.answer("a.com") is answer
     assert it.issuer.asked == [("a.com", "a.com")]
 
@@ -111,7 +112,7 @@ async def test_a_stale_answer_is_asked_for_anew(it: Room) -> None:
     await it.certificates.answer("a.com")
     it.clock.jump(100)
     it.issuer.fresh_for = 1e9
-    assert it.certificates.hot("a.com") is None
+    assert it.cache.get("a.com") is None
     assert (await it.certificates.answer("a.com")).certificate == it.issuer.certificate
     assert len(it.issuer.asked) == 2
 
@@ -120,25 +121,31 @@ async def test_a_certificate_that_expired_on_the_way_is_not_handed_out(it: Room)
     it.issuer.certificate = make_certificate("a.com", end=START)
     with pytest.raises(InvalidCertificate, match=r"a\.com expired"):
         await it.certificates.answer("a.com")
-    assert it.certificates.hot("a.com") is None
+    assert it.cache.get("a.com") is None
 
 
-async def test_forget_reads_the_name_anew(it: Room) -> None:
+async def test_a_successor_is_handed_out_at_once_without_asking_anybody(it: Room) -> None:
     await it.certificates.answer("a.com")
-    await it.certificates.answer("b.com")
-    it.certificates.forget("a.com")
-    assert it.certificates.hot("a.com") is None
-    assert it.certificates.hot("b.com")
+    successor = make_certificate("a.com")
+    it.certificates.replace("a.com", successor)
+    assert (await it.certificates.answer("a.com")).certificate == successor
+    assert len(it.issuer.asked) == 1
 
 
-async def test_forget_certificate_drops_all_its_names(it: Room) -> None:
-    await it.certificates.answer("a.com")
-    await it.certificates.answer("c.com")
-    await it.certificates.answer("b.com")
-    it.certificates.forget_certificate(it.issuer.certificate)
-    assert it.certificates.hot("a.com") is None
-    assert it.certificates.hot("c.com") is None
-    assert it.certificates.hot("b.com")
+async def test_a_successor_of_what_nobody_asks_for_takes_no_memory(it: Room) -> None:
+    it.certificates.replace("a.com", make_certificate("a.com"))
+    assert it.cache.get("a.com") is None
+
+
+async def test_what_was_being_read_when_its_successor_came_is_not_handed_out(it: Room) -> None:
+    it.issuer.gate.clear()
+    asking = asyncio.create_task(it.certificates.answer("a.com"))
+    await settle()
+    successor = make_certificate("a.com", start=START - 10)
+    it.certificates.replace("a.com", successor)
+    it.issuer.gate.set()
+    assert (await asking).certificate == successor
+    assert (await it.certificates.answer("a.com")).certificate == successor
 
 
 async def test_at_the_deadline_the_client_is_answered_and_the_work_goes_on(it: Room) -> None:
@@ -155,7 +162,7 @@ async def test_at_the_deadline_the_client_is_answered_and_the_work_goes_on(it: R
     assert not it.issuer.cancelled
     it.issuer.gate.set()
     await settle()
-    assert it.certificates.hot("a.com")
+    assert it.cache.get("a.com")
     assert it.issuer.asked == [("a.com", "a.com")]
 
 
@@ -186,7 +193,7 @@ async def test_a_client_that_leaves_does_not_stop_the_work(it: Room) -> None:
     await settle()
     it.issuer.gate.set()
     await settle()
-    assert it.certificates.hot("a.com")
+    assert it.cache.get("a.com")
 
 
 async def test_too_many_names_at_once_are_refused_but_not_those_under_way(monkeypatch: pytest.MonkeyPatch) -> None:

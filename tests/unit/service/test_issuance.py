@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from ssl_cert_server.errors import (
+    AcmeError,
     BackingOff,
     CaProblem,
     CaUnreachable,
+    InvalidCertificate,
     LeaseLost,
     MalformedResponse,
     OrderFailed,
@@ -27,6 +29,7 @@ from tests.support.scripted_ca import ScriptedCa
 
 NAME = "a.com"
 REFUSED = CaProblem("the CA said no", type="rejectedIdentifier", status=403)
+BUSY = CaProblem("come back later", type="rateLimited", status=429, retry_after=10)
 UNREACHABLE = CaUnreachable("connection refused")
 
 
@@ -41,7 +44,7 @@ class Instance:
             ca,
             clock,
             on_known=lambda name, certificate: self.known.append((name, certificate.fingerprint)),
-            on_stored=self.stored.append,
+            on_stored=lambda name, _: self.stored.append(name),
         )
 
     async def obtain(self, name: str = NAME) -> Certificate:
@@ -278,10 +281,15 @@ class TestFailures:
         assert it.ca.calls == [(NAME, None), (NAME, order)]
         assert len(it.ca.orders) == 1
 
+    @pytest.mark.parametrize("error", [MalformedResponse("not JSON"), AcmeError("too slow"), BUSY, RuntimeError("bug")])
+    async def test_so_does_whatever_may_pass(self, it: Fleet, error: Exception) -> None:
+        await it.fail(error)
+        assert (await it.state()).order == it.ca.orders[0]
+
     @pytest.mark.parametrize(
-        "error", [REFUSED, OrderFailed("the authorization is invalid"), MalformedResponse("not JSON")]
+        "error", [REFUSED, OrderFailed("the authorization is invalid"), InvalidCertificate("no pair")]
     )
-    async def test_any_other_failure_drops_the_order(self, it: Fleet, error: Exception) -> None:
+    async def test_what_ends_the_order_drops_it(self, it: Fleet, error: Exception) -> None:
         await it.fail(error)
         assert (await it.state()).order is None
 

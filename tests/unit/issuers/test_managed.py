@@ -1,0 +1,245 @@
+"""Managed certificates: changes picked up, mistakes refused, the last good one kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Any
+
+import pytest
+from cryptography.x509.oid import ExtensionOID
+from structlog.testing import capture_logs
+
+from ssl_cert_server.errors import InvalidCertificate, StorageError
+from ssl_cert_server.issuers.managed import ManagedCertificates
+from ssl_cert_server.model import Certificate
+from ssl_cert_server.pki.x509 import parse_certificate
+from tests.support.certs import DAY, make_pair
+from tests.support.clock import START, ManualClock
+from tests.support.faulty_storage import FaultyStorage
+from tests.support.leaks import assert_no_key
+
+NAME, KEY = "a.example", "managed.pem"
+FIRST, SECOND = make_pair([NAME]), make_pair([NAME])
+LOOK = 3.0
+"""Seconds within which a change is seen."""
+
+BAD = {
+    "another's key": SECOND.key_pem + FIRST.pem,
+    "expired": make_pair([NAME], end=START - 1).stored,
+    "not valid yet": make_pair([NAME], start=START + 10 * DAY).stored,
+    "garbage": b"garbage",
+    "half written": SECOND.stored[:-100],
+    "only the chain": SECOND.pem,
+    "empty": b"",
+}
+bad = pytest.mark.parametrize("stored", BAD.values(), ids=BAD.keys())
+
+
+@pytest.fixture
+def replaced() -> list[Certificate]:
+    return []
+
+
+@pytest.fixture
+def managed(storage: FaultyStorage, clock: ManualClock, replaced: list[Certificate]) -> ManagedCertificates:
+    return ManagedCertificates(storage, clock, replaced.append)
+
+
+@pytest.fixture
+async def watched(managed: ManagedCertificates) -> AsyncIterator[ManagedCertificates]:
+    """With ``watch`` running; it is still running at the end."""
+    watching = asyncio.ensure_future(managed.watch())
+    yield managed
+    assert not watching.done()
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+def refusals(logs: list[MutableMapping[str, Any]]) -> list[str]:
+    return [log["reason"] for log in logs if log["event"] == "managed.refused"]
+
+
+async def test_it_is_read_at_the_first_request(managed: ManagedCertificates, storage: FaultyStorage) -> None:
+    await storage.put(KEY, FIRST.stored)
+    certificate = await managed.obtain(NAME, KEY)
+    assert certificate == parse_certificate(FIRST.stored)
+    storage.break_down("get")
+    assert await managed.obtain("b.example", KEY) is certificate, "from memory from then on"
+    assert managed.fresh_until(certificate) == certificate.not_after
+
+
+async def test_without_an_ocsp_url_it_is_as_good(managed: ManagedCertificates, storage: FaultyStorage) -> None:
+    present = {extension.oid for extension in FIRST.certificate.extensions}
+    assert ExtensionOID.AUTHORITY_INFORMATION_ACCESS not in present
+    await storage.put(KEY, FIRST.stored)
+    await managed.obtain(NAME, KEY)
+
+
+async def test_a_change_is_picked_up_and_told(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[Certificate]
+) -> None:
+    await storage.put(KEY, FIRST.stored)
+    first = await watched.obtain(NAME, KEY)
+    await storage.put(KEY, SECOND.stored)
+    assert await watched.obtain(NAME, KEY) == first
+    await clock.advance(LOOK)
+    assert await watched.obtain(NAME, KEY) == parse_certificate(SECOND.stored)
+    assert replaced == [first]
+
+
+async def test_the_same_certificate_written_anew_is_no_change(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[Certificate]
+) -> None:
+    await storage.put(KEY, FIRST.stored)
+    await watched.obtain(NAME, KEY)
+    await storage.put(KEY, FIRST.pem + FIRST.pkcs8)
+    await clock.advance(LOOK)
+    assert replaced == []
+
+
+@bad
+async def test_a_bad_one_is_refused_at_first_sight(
+    managed: ManagedCertificates, storage: FaultyStorage, stored: bytes
+) -> None:
+    await storage.put(KEY, stored)
+    with capture_logs() as logs, pytest.raises(InvalidCertificate, match=rf"{NAME}: {KEY} in storage can't be used"):
+        await managed.obtain(NAME, KEY)
+    [reason] = refusals(logs)
+    assert reason
+    assert logs[0]["still_served"] is None
+
+
+async def test_one_that_is_missing_is_told(managed: ManagedCertificates) -> None:
+    with pytest.raises(InvalidCertificate, match="there is nothing under this key"):
+        await managed.obtain(NAME, KEY)
+
+
+@bad
+async def test_a_bad_one_leaves_the_last_good_one_served(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[Certificate], stored: bytes
+) -> None:
+    await storage.put(KEY, FIRST.stored)
+    good = await watched.obtain(NAME, KEY)
+    await storage.put(KEY, stored)
+    with capture_logs() as logs:
+        await clock.advance(20 * LOOK)
+    assert await watched.obtain(NAME, KEY) == good
+    assert replaced == []
+    assert len(refusals(logs)) == 1, "one line for a mistake, not one for a look"
+    assert logs[0]["still_served"] == good.fingerprint
+    assert logs[0]["cert_key"] == KEY
+
+
+async def test_a_deleted_one_is_served_on(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
+) -> None:
+    await storage.put(KEY, FIRST.stored)
+    good = await watched.obtain(NAME, KEY)
+    await storage.delete(KEY)
+    with capture_logs() as logs:
+        await clock.advance(20 * LOOK)
+    assert await watched.obtain(NAME, KEY) == good
+    assert refusals(logs) == ["there is nothing under this key"]
+
+
+async def test_each_mistake_is_told_anew(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
+) -> None:
+    await storage.put(KEY, FIRST.stored)
+    await watched.obtain(NAME, KEY)
+    with capture_logs() as logs:
+        for stored in (b"one", b"another", FIRST.stored, b"another", FIRST.stored, b"another"):
+            await storage.put(KEY, stored)
+            await clock.advance(5 * LOOK)
+    assert len(refusals(logs)) == 4
+
+
+async def test_one_that_is_not_valid_yet_is_taken_over_when_its_time_comes(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[Certificate]
+) -> None:
+    await storage.put(KEY, FIRST.stored)
+    first = await watched.obtain(NAME, KEY)
+    later = make_pair([NAME], start=START + 60)
+    await storage.put(KEY, later.stored)
+    await clock.advance(59)
+    assert await watched.obtain(NAME, KEY) == first
+    await clock.advance(1 + LOOK)
+    assert await watched.obtain(NAME, KEY) == parse_certificate(later.stored)
+    assert replaced == [first]
+
+
+async def test_a_bad_one_that_was_mended_is_served(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
+) -> None:
+    await storage.put(KEY, b"garbage")
+    with pytest.raises(InvalidCertificate):
+        await watched.obtain(NAME, KEY)
+    await storage.put(KEY, FIRST.stored)
+    await clock.advance(LOOK)
+    assert await watched.obtain(NAME, KEY) == parse_certificate(FIRST.stored)
+
+
+async def test_one_that_expires_is_not_served_any_more(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
+) -> None:
+    await storage.put(KEY, make_pair([NAME], end=START + 60).stored)
+    await watched.obtain(NAME, KEY)
+    clock.jump(59)
+    await watched.obtain(NAME, KEY)
+    clock.jump(1)
+    with pytest.raises(InvalidCertificate, match="expired"):
+        await watched.obtain(NAME, KEY)
+    await storage.put(KEY, FIRST.stored)
+    await clock.advance(LOOK)
+    assert await watched.obtain(NAME, KEY) == parse_certificate(FIRST.stored)
+
+
+async def test_storage_that_fails_is_survived(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
+) -> None:
+    await storage.put(KEY, FIRST.stored)
+    first = await watched.obtain(NAME, KEY)
+    storage.break_down("get")
+    with capture_logs() as logs:
+        await clock.advance(10 * LOOK)
+    assert {log["event"] for log in logs} == {"managed.unreadable"}
+    assert await watched.obtain(NAME, KEY) == first
+    with pytest.raises(StorageError):
+        await watched.obtain(NAME, "another.pem")
+    storage.repair()
+    await storage.put(KEY, SECOND.stored)
+    await clock.advance(LOOK)
+    assert await watched.obtain(NAME, KEY) == parse_certificate(SECOND.stored)
+
+
+async def test_one_bad_certificate_keeps_no_other_from_being_looked_at(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
+) -> None:
+    for key in ("one", "two", "three"):
+        await storage.put(key, FIRST.stored)
+        await watched.obtain(NAME, key)
+    await storage.put("one", b"garbage")
+    await storage.put("three", SECOND.stored)
+    await clock.advance(LOOK)
+    assert await watched.obtain(NAME, "three") == parse_certificate(SECOND.stored)
+
+
+async def test_only_what_was_asked_for_is_looked_at(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
+) -> None:
+    await storage.put(KEY, b"garbage")
+    with capture_logs() as logs:
+        await clock.advance(10 * LOOK)
+    assert logs == []
+
+
+@bad
+async def test_no_key_is_in_a_log_or_an_error(
+    managed: ManagedCertificates, storage: FaultyStorage, stored: bytes
+) -> None:
+    await storage.put(KEY, stored)
+    with capture_logs() as logs, pytest.raises(InvalidCertificate) as refusal:
+        await managed.obtain(NAME, KEY)
+    for pair in (FIRST, SECOND):
+        assert_no_key(pair.key_pem, logs, refusal.value)
