@@ -19,7 +19,7 @@ run: ## Start the server with its embedded defaults, until Ctrl-C
 	@tools/setup run
 	@exec $(BIN)/ssl-cert-server run $(ARGS)
 
-demo: ## Show the server at work, from a first handshake to a renewal
+demo: ## Show a site come up through nginx with a certificate from a real ACME CA, until Ctrl-C
 	@tools/setup test
 	@exec $(BIN)/python -m tools.demo $(ARGS)
 

@@ -17,7 +17,7 @@ class ScriptedCa:
     """Issues for 90 days, unless ``outcomes`` has something else for the name: a failure, or a certificate.
 
     ``calls`` are the names asked for and the open orders they came with. While ``gate`` is clear, what is asked for
-    waits, its order made.
+    waits, its order made. ``behind`` is by how many seconds its clock is behind the one it was given.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -28,6 +28,7 @@ class ScriptedCa:
         self.orders: list[OpenOrder] = []
         self.running = 0
         self.most_running = 0
+        self.behind = 0.0
         self._clock = clock
 
     async def issue(
@@ -49,5 +50,5 @@ class ScriptedCa:
         outcome = self.outcomes[name].pop(0) if self.outcomes[name] else None
         if isinstance(outcome, Exception):
             raise outcome
-        now = self._clock.now()
+        now = self._clock.now() - self.behind
         return outcome or make_certificate(name, start=now - HOUR, end=now + 90 * DAY)

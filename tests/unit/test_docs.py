@@ -14,7 +14,7 @@ from ssl_cert_server.http import protocol
 from ssl_cert_server.issuers import managed
 from ssl_cert_server.renewal import worker
 from ssl_cert_server.server import compose, run
-from ssl_cert_server.service import backoff, certificates, issuance, ttl
+from ssl_cert_server.service import backoff, certificates, flights, issuance, ttl
 from ssl_cert_server.storage import base, directory, leasing
 
 ROOT = Path(__file__).parents[2]
@@ -75,10 +75,7 @@ def logged_events() -> dict[str, str]:
 
 def test_every_log_event_is_in_the_table_with_its_level_and_no_other() -> None:
     assert len(logged_events()) > 20
-    chosen_by_code = {
-        event: documented_events().get(event, "") for event, how in logged_events().items() if how == "log"
-    }
-    assert documented_events() == {**logged_events(), **chosen_by_code}
+    assert documented_events() == logged_events()
 
 
 # --- limits and pauses
@@ -97,6 +94,7 @@ LIMITS = {
     "a request's size": f"{protocol.MAX_MESSAGE // 1024} KiB",
     "a request's arrival": f"{protocol.MESSAGE_DEADLINE:.0f} s",
     "an idle connection": f"{run._KEEP_ALIVE} s",
+    "waiting for a certificate while the server stops": f"{run._PATIENCE} s",
     "stopping": f"{run._DRAIN} s",
     "one storage operation": f"{directory._DEADLINE:.0f} s",
     "a file in storage": f"{base.MAX_VALUE // MIB} MiB",
@@ -112,7 +110,9 @@ def test_the_limits_are_those_of_the_code() -> None:
     rows = {name: value for name, value in _LIMIT_ROW.findall(section) if name not in ("limit", "---")}
     assert rows == LIMITS
     assert f"sent again, {retry.ATTEMPTS} times in all" in section
-    assert f"`Retry-After: {issuance._OVERLOADED_RETRY:.0f}`" in section
+    for seconds in (issuance._OVERLOADED_RETRY, flights._AFTER_RESTART):
+        assert f"`Retry-After: {seconds:.0f}`" in section
+    assert f"`Retry-After: {managed._WATCH_EVERY:.0f}`" in OPERATIONS.partition("## What happens when")[2]
 
 
 def test_the_pauses_are_those_of_the_code() -> None:

@@ -105,7 +105,7 @@ async def exchange(
     except TimeoutError as error:
         raise CaUnreachable(f"{_where(method, url)}: no answer within {REQUEST_DEADLINE:g} s") from error
     except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
-        reason = one_line(f"{type(error).__name__}: {error}", 300)
+        reason = one_line(f"{type(error).__name__}: {error}".removesuffix(": "), 300)
         raise CaUnreachable(f"{_where(method, url)}: {reason}") from error
     except MalformedResponse as error:
         raise MalformedResponse(f"{_where(method, url)}: {error}") from None

@@ -41,10 +41,16 @@ def options(
     """One server that holds all TLS certificates of a fleet."""
 
 
+def _with_command(arguments: list[str]) -> list[str]:
+    """Take the predecessor's oldest form, which had no commands: ``ssl-cert-server -config conf.yaml`` ran it."""
+    runs = bool(arguments) and arguments[0].partition("=")[0] in {"-c", "-config", "--config"}
+    return ["run", *arguments] if runs else arguments
+
+
 def main() -> None:
     """Run the command line; the exit code is 2 for a wrong configuration or usage, 1 for any other failure."""
     try:
-        app()
+        app(_with_command(sys.argv[1:]))
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)

@@ -61,6 +61,14 @@ def pattern(value: str) -> str:
     return value
 
 
+def matches(pattern: str, name: str) -> bool:
+    """Tell whether a pattern matches a whole name; one that is no pattern matches none."""
+    try:
+        return re2.fullmatch(pattern, name, _RE2_OPTIONS) is not None
+    except (re2.error, UnicodeError):
+        return False
+
+
 def storage_key(value: str) -> str:
     """Check a key under which the operator keeps a certificate."""
     if not _STORAGE_KEY.fullmatch(value):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Awaitable, Callable
 
@@ -14,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ssl_cert_server.challenges.http01 import Http01Responder
-from ssl_cert_server.errors import BackingOff, CertServerError, RequestError, Unavailable
+from ssl_cert_server.errors import CertServerError, DeadlineExceeded, Overloaded, RequestError, Unavailable
 from ssl_cert_server.http.certs import CertEndpoints
 from ssl_cert_server.service.certificates import Certificates
 from ssl_cert_server.service.readiness import Readiness
@@ -81,9 +80,9 @@ def guarded(endpoint: Endpoint) -> Endpoint:
         except RequestError as error:
             return PlainTextResponse(f"{error}\n", 400)
         except Unavailable as error:
-            # Issuance told of the failure itself; this would come with each request for the name.
-            level = logging.DEBUG if isinstance(error, BackingOff) else logging.WARNING
-            _log.log(level, "request.refused", path=request.scope["path"], reason=str(error))
+            # A failure that is remembered was told when it happened; here it would be told with each request.
+            if isinstance(error, Overloaded | DeadlineExceeded):
+                _log.warning("request.refused", path=request.scope["path"], reason=str(error))
             return _no_certificate({"retry-after": str(math.ceil(error.retry_after))})
         except CertServerError as error:
             _log.error("request.failed", path=request.scope["path"], reason=str(error))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import InvalidCertificate, StorageError
+from ssl_cert_server.errors import InvalidCertificate, StorageError, Unavailable
 from ssl_cert_server.model import Certificate, CertificateType
 from ssl_cert_server.pki.x509 import check_usable, parse_certificate
 from ssl_cert_server.storage.base import Storage
@@ -36,9 +36,13 @@ class ManagedCertificates:
         if cert_key not in self._good:
             await self.refresh(cert_key)
         if cert_key not in self._good:
-            raise InvalidCertificate(f"{name}: {cert_key} in storage can't be used: {self._refused[cert_key][1]}")
+            reason = self._refused[cert_key][1]
+            raise Unavailable(f"{name}: {cert_key} in storage can't be used: {reason}", _WATCH_EVERY)
         certificate = self._good[cert_key][1]
-        check_usable(certificate, self._clock.now())
+        try:
+            check_usable(certificate, self._clock.now())
+        except InvalidCertificate as error:
+            raise InvalidCertificate(f"{name}: {cert_key} in storage can't be used: {error}") from error
         return certificate
 
     def fresh_until(self, certificate: Certificate) -> float:

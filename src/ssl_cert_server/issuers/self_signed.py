@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import structlog
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import InvalidCertificate
+from ssl_cert_server.errors import InvalidCertificate, StorageError
 from ssl_cert_server.model import Certificate, CertificateType
 from ssl_cert_server.pki.signing import Validity, self_sign
 from ssl_cert_server.pki.x509 import check_usable, parse_certificate
@@ -16,6 +16,8 @@ from ssl_cert_server.storage.base import Storage
 from ssl_cert_server.storage.leasing import leased
 
 _log = structlog.get_logger()
+
+_AFTER_ERROR = 60.0
 
 
 class SelfSignedIssuer:
@@ -33,17 +35,25 @@ class SelfSignedIssuer:
     async def obtain(self, name: str, cert_key: str) -> Certificate:  # noqa: ARG002 - one for all names
         async with self._making:
             certificate = await self._stored(cert_key)
-            if certificate is None:
-                certificate = await self._make(cert_key)
-        return certificate
+            if certificate is not None and self._clock.now() < _due(certificate):
+                return certificate
+            try:
+                return await self._make(cert_key)
+            except StorageError as error:
+                if certificate is None:
+                    raise
+                _log.warning("self_signed.not_renewed", cert_key=cert_key, reason=str(error))
+                return certificate
 
     def fresh_until(self, certificate: Certificate) -> float:
-        return certificate.not_after - certificate.lifetime / 10
+        due, now = _due(certificate), self._clock.now()
+        # One that is due could not be replaced: it is given on, and looked at again after a while.
+        return due if now < due else min(now + _AFTER_ERROR, certificate.not_after)
 
     async def _make(self, cert_key: str) -> Certificate:
         async with leased(self._storage, f"self_signed/{cert_key}", self._clock) as lease:
             certificate = await self._stored(cert_key)
-            if certificate is None:
+            if certificate is None or self._clock.now() >= _due(certificate):
                 validity = Validity.days_from(self._clock.now(), self._valid_days)
                 certificate = self_sign(self._organization, [], validity)
                 await self._storage.put(cert_key, certificate.stored, lease=lease)
@@ -60,4 +70,8 @@ class SelfSignedIssuer:
         except InvalidCertificate as error:
             _log.warning("self_signed.replaced", cert_key=cert_key, reason=str(error))
             return None
-        return certificate if self._clock.now() < self.fresh_until(certificate) else None
+        return certificate
+
+
+def _due(certificate: Certificate) -> float:
+    return certificate.not_after - certificate.lifetime / 10

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-import idna
-
 from ssl_cert_server.errors import InvalidName
+from ssl_cert_server.pki.unicode_names import to_ascii
 
 MAX_NAME = 253
 """Characters in a host name without the trailing dot (RFC 1035 section 2.3.4)."""
@@ -50,6 +49,6 @@ def covers(san: str, name: str) -> bool:
 
 def _encode_idna(name: str) -> str:
     try:
-        return idna.encode(name, uts46=True, std3_rules=True, transitional=False).decode("ascii").removesuffix(".")
-    except (idna.IDNAError, UnicodeError) as error:
+        return to_ascii(name).removesuffix(".")
+    except ValueError as error:
         raise InvalidName("invalid host name: not valid under IDNA (UTS 46)") from error

@@ -66,13 +66,23 @@ def assemble(key: PrivateKey, chain_pem: bytes) -> Certificate:
     )
 
 
+def check_not_expired(certificate: Certificate, now: float) -> None:
+    """Refuse an expired certificate.
+
+    One that isn't valid yet may pass: of what a CA issued, it says that our own clock is behind.
+
+    :raises InvalidCertificate: expired at ``now`` (Unix seconds).
+    """
+    if now >= certificate.not_after:
+        raise InvalidCertificate("the certificate is expired")
+
+
 def check_usable(certificate: Certificate, now: float) -> None:
     """Refuse a certificate outside its validity period.
 
     :raises InvalidCertificate: expired or not yet valid at ``now`` (Unix seconds).
     """
-    if now >= certificate.not_after:
-        raise InvalidCertificate("the certificate is expired")
+    check_not_expired(certificate, now)
     if now < certificate.not_before:
         raise InvalidCertificate("the certificate is not valid yet")
 

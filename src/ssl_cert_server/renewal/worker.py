@@ -20,6 +20,7 @@ _log = structlog.get_logger()
 
 _SIDE_BY_SIDE = 8
 _AFTER_ERROR = 60.0
+_LONGEST_REST = 86_400.0
 # A certificate expired for longer is nobody's any more; the next request for its name issues on the fly.
 _GIVE_UP_AFTER = 7 * 86_400.0
 
@@ -42,15 +43,24 @@ class RenewalSchedule:
         self._known: dict[str, _Known] = {}
         self.queue = DueQueue(clock)
 
-    def add(self, name: str, certificate: Certificate) -> None:
-        """Have a certificate renewed when it is due; one known already keeps the time it has."""
+    def add(self, name: str, certificate: Certificate, earliest: float = 0.0) -> None:
+        """Have a certificate renewed when it is due, not before ``earliest`` (Unix seconds).
+
+        One known already keeps the time it has.
+        """
         known = self._known.get(name)
         if known and known.fingerprint == certificate.fingerprint:
             return
         self._known[name] = _Known(certificate.fingerprint, certificate.not_after)
         due = renew_at(certificate.not_before, certificate.not_after, self._clock.random(), self._renew_before)
-        self.queue.add(name, due)
-        _log.debug("renewal.scheduled", name=name, at=int(due))
+        self.queue.add(name, max(due, earliest))
+
+    def add_new(self, name: str, certificate: Certificate) -> None:
+        """Have a certificate that was just issued renewed when it is due, but not at once.
+
+        Where a clock is wrong, even a new certificate may look as if it were due.
+        """
+        self.add(name, certificate, self._clock.now() + min(certificate.lifetime / 4, _LONGEST_REST))
 
     def known(self, name: str) -> _Known:
         """What is remembered of a name that was added."""
@@ -126,7 +136,9 @@ class RenewalWorker:
         known = self._schedule.known(name)
         try:
             cert_key = self._policy.decide(name).cert_key
-            await self._certificates.renew(name, cert_key, known.fingerprint)
+            certificate = await self._certificates.renew(name, cert_key, known.fingerprint)
+            if certificate.fingerprint == known.fingerprint:
+                self._schedule.again(name, _AFTER_ERROR)  # it joined the issuance of the very certificate
         except Unavailable as error:
             self._schedule.again(name, error.retry_after)
         except CertServerError as error:

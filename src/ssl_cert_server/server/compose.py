@@ -21,7 +21,7 @@ from ssl_cert_server.issuers.base import Issuer
 from ssl_cert_server.issuers.local_ca import LocalCa
 from ssl_cert_server.issuers.managed import ManagedCertificates
 from ssl_cert_server.issuers.self_signed import SelfSignedIssuer
-from ssl_cert_server.model import KeyType
+from ssl_cert_server.model import Certificate, KeyType
 from ssl_cert_server.renewal.worker import RenewalSchedule, RenewalWorker
 from ssl_cert_server.service.cache import AnswerCache
 from ssl_cert_server.service.certificates import Certificates
@@ -37,11 +37,15 @@ _DAY = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What :mod:`~ssl_cert_server.server.run` needs: the application, its protocol, and the work in the background."""
+    """What :mod:`~ssl_cert_server.server.run` needs.
+
+    The application, its protocol, the work in the background, and what ends the wait of those who still wait.
+    """
 
     app: Starlette
     protocol: type[CertServerProtocol]
     background: dict[str, Callable[[], Awaitable[None]]]
+    give_up: Callable[[], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -60,12 +64,17 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         days = config.lets_encrypt.renew_before
         schedule = RenewalSchedule(clock, days * _DAY if days is not None else None)
         ca = await _open_ca(config, storage, clock, http01, stack)
+
+        def stored(name: str, certificate: Certificate) -> None:
+            schedule.add_new(name, certificate)
+            certificates.replace(name, certificate)
+
         acme = AcmeCertificates(
             storage,
             ca,
             clock,
             on_known=schedule.add,
-            on_stored=lambda name, certificate: certificates.replace(name, certificate),
+            on_stored=stored,
         )
         stack.push_async_callback(acme.close)
         managed = ManagedCertificates(storage, clock, on_replaced=cache.drop_certificate)
@@ -88,6 +97,7 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
                 "renewal": RenewalWorker(schedule, acme, storage, policy, clock).run,
                 "http01.left_over": http01.remove_left_over,
             },
+            give_up=certificates.close,
         )
 
 

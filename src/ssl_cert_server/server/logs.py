@@ -17,9 +17,8 @@ _KEY_AUTHORIZATION = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{20,}\.[A-Za-z0
 _REDACTED = "[redacted]"
 
 
-def set_up_logs(*, debug: bool = False) -> None:
+def set_up_logs() -> None:
     """Send structlog's and the standard library's records to standard error, one line each."""
-    level = logging.DEBUG if debug else logging.INFO
     renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer(colors=True)
     if not sys.stderr.isatty():
         renderer = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False)
@@ -31,7 +30,7 @@ def set_up_logs(*, debug: bool = False) -> None:
             redact,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -25,6 +26,7 @@ _log = structlog.get_logger()
 
 # nginx keeps its connections for 60 s; one that we closed first would cost a handshake a retry.
 _KEEP_ALIVE = 75
+_PATIENCE = 10
 _DRAIN = 15
 _RESTART_AFTER = (1.0, 60.0)
 
@@ -40,23 +42,28 @@ def run(config: Config, announce: Callable[[list[ListenAddress]], None]) -> None
 
 async def _serve(config: Config, clock: Clock, announce: Callable[[list[ListenAddress]], None]) -> None:
     async with compose(config, clock) as parts:
-        listeners = bind(config.listen)
-        with pid_file(config.pid_file):
-            server = _Server(_uvicorn_config(parts))
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(_survive(name, work, clock)) for name, work in parts.background.items()]
-                addresses = [_bound(address, sock) for address, sock in zip(config.listen, listeners, strict=True)]
-                _log.info("server.started", version=__version__, listen=", ".join(map(str, addresses)))
-                announce(addresses)
-                with _stopped_by_signals(server):
+        server = _Server(_uvicorn_config(parts), parts.give_up)
+        # Before anybody can see that it runs: whoever sees it may signal it.
+        with _signals(server):
+            listeners = bind(config.listen)
+            with pid_file(config.pid_file):
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(_survive(name, work, clock)) for name, work in parts.background.items()]
+                    addresses = [_bound(address, sock) for address, sock in zip(config.listen, listeners, strict=True)]
+                    _log.info("server.started", version=__version__, listen=", ".join(map(str, addresses)))
+                    announce(addresses)
                     await server.serve(sockets=listeners)
-                for task in tasks:
-                    task.cancel()
+                    for task in tasks:
+                        task.cancel()
     _log.info("server.stopped")
 
 
 class _Server(uvicorn.Server):
     """uvicorn, with signals left to us: its own handling ends the process by re-raising them."""
+
+    def __init__(self, config: uvicorn.Config, give_up: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(config)
+        self._give_up = give_up
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -66,6 +73,18 @@ class _Server(uvicorn.Server):
         """Stop accepting and drain; asked a second time, stop at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain; requests that still wait for an issuance towards the end are told to come back."""
+        giving_up = asyncio.create_task(self._give_up_late())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            giving_up.cancel()
+
+    async def _give_up_late(self) -> None:
+        await asyncio.sleep(_PATIENCE)
+        await self._give_up()
 
 
 def _uvicorn_config(parts: Parts) -> uvicorn.Config:
@@ -85,16 +104,22 @@ def _uvicorn_config(parts: Parts) -> uvicorn.Config:
 
 
 @contextmanager
-def _stopped_by_signals(server: _Server) -> Iterator[None]:
+def _signals(server: _Server) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
-        loop.add_signal_handler(number, server.stop)
+    # SIGHUP is what operators send to have a configuration read again, and what a closed terminal sends.
+    at_hangup = server.stop if os.isatty(0) else _refuse_reload
+    handlers = {signal.SIGINT: server.stop, signal.SIGTERM: server.stop, signal.SIGHUP: at_hangup}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         yield
     finally:
-        for number in signals:
+        for number in handlers:
             loop.remove_signal_handler(number)
+
+
+def _refuse_reload() -> None:
+    _log.warning("server.no_reload", remedy="restart the server to have the configuration read again")
 
 
 async def _survive(name: str, work: Callable[[], Awaitable[None]], clock: Clock) -> None:

@@ -6,7 +6,11 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
+from ssl_cert_server.errors import Unavailable
+
 _T = TypeVar("_T")
+
+_AFTER_RESTART = 2.0
 
 
 class Flights(Generic[_T]):
@@ -27,14 +31,19 @@ class Flights(Generic[_T]):
     async def join(self, name: str, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Wait for the work on ``name`` that is under way, or start it.
 
-        The work's outcome, an exception included, goes to every waiter.
+        The work's outcome, an exception included, goes to every waiter; Unavailable where it was cancelled.
         """
         task = self._tasks.get(name)
         if task is None:
             task = asyncio.create_task(work(), name=f"flight {name}")
             self._tasks[name] = task
             task.add_done_callback(lambda done: self._land(name, done))
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                raise  # the waiter leaves
+            raise Unavailable(f"{name}: the server is stopping", _AFTER_RESTART) from None
 
     async def close(self) -> None:
         """Cancel what is under way and wait until it ended."""

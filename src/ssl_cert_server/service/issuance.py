@@ -28,7 +28,7 @@ from ssl_cert_server.errors import (
     StorageError,
 )
 from ssl_cert_server.model import Certificate, CertificateType, OpenOrder
-from ssl_cert_server.pki.x509 import check_covers, check_usable, parse_certificate
+from ssl_cert_server.pki.x509 import check_covers, check_not_expired, parse_certificate
 from ssl_cert_server.service.backoff import retry_at
 from ssl_cert_server.service.flights import Flights
 from ssl_cert_server.service.state import NameState, load_state, save_state
@@ -62,7 +62,7 @@ class CertificateAuthority(Protocol):
 class AcmeCertificates:
     """The issuer behind the ACME rule.
 
-    ``on_known`` is called with every usable certificate read from storage or issued, ``on_stored`` with one that was
+    ``on_known`` is called with every usable certificate read from storage, ``on_stored`` instead with one that was
     just written, here or by a peer that was faster.
     """
 
@@ -89,7 +89,7 @@ class AcmeCertificates:
         certificate = await self.stored(name, cert_key)
         if certificate is not None:
             return certificate
-        await self._refuse_while_backing_off(name)
+        await self._refuse_while_backing_off(name, cert_key)
         return await self._join(name, cert_key, replaces="")
 
     async def renew(self, name: str, cert_key: str, replaces: str) -> Certificate:
@@ -107,22 +107,27 @@ class AcmeCertificates:
 
         :raises StorageError: it can't be read.
         """
+        certificate = await self._read(name, cert_key)
+        if certificate is not None:
+            self._on_known(name, certificate)
+        return certificate
+
+    async def close(self) -> None:
+        """Give up what is under way; open orders are kept, and gone on with later."""
+        await self._issuances.close()
+
+    async def _read(self, name: str, cert_key: str) -> Certificate | None:
         pem = await self._storage.get(cert_key)
         if pem is None:
             return None
         try:
             certificate = parse_certificate(pem)
             check_covers(certificate, name)
-            check_usable(certificate, self._clock.now())
+            check_not_expired(certificate, self._clock.now())
         except InvalidCertificate as error:
             _log.warning("certificate.unusable", name=name, cert_key=cert_key, reason=str(error))
             return None
-        self._on_known(name, certificate)
         return certificate
-
-    async def close(self) -> None:
-        """Give up what is under way; open orders are kept, and gone on with later."""
-        await self._issuances.close()
 
     async def _join(self, name: str, cert_key: str, replaces: str) -> Certificate:
         if self._issuances.full and name not in self._issuances:
@@ -131,13 +136,12 @@ class AcmeCertificates:
 
     async def _issue(self, name: str, cert_key: str, replaces: str) -> Certificate:
         async with self._turn(name, cert_key) as lease:
-            certificate = await self.stored(name, cert_key)
+            certificate = await self._read(name, cert_key)
             if certificate is None or certificate.fingerprint == replaces:
-                await self._refuse_while_backing_off(name)
+                await self._refuse_while_backing_off(name, cert_key)
                 await self._storage.check_writable()
-                certificate = await self._order(name, lease)
+                certificate = await self._order(name, cert_key, lease)
                 await self._store(name, cert_key, certificate, lease)
-                self._on_known(name, certificate)
         self._on_stored(name, certificate)
         return certificate
 
@@ -152,44 +156,45 @@ class AcmeCertificates:
         except TimeoutError as error:
             raise Overloaded(f"{name}: not its turn within {_WAIT_DEADLINE:.0f} s", _OVERLOADED_RETRY) from error
 
-    async def _order(self, name: str, lease: Lease) -> Certificate:
-        state = await load_state(self._storage, name)
+    async def _order(self, name: str, cert_key: str, lease: Lease) -> Certificate:
+        state = await load_state(self._storage, cert_key)
 
         async def keep(order: OpenOrder) -> None:
             nonlocal state
             state = replace(state, order=order)
-            await save_state(self._storage, name, state, lease)
+            await save_state(self._storage, cert_key, state, lease)
 
         try:
             async with asyncio.timeout(ISSUANCE_DEADLINE):
                 certificate = await self._ca.issue(name, state.order, keep)
             check_covers(certificate, name)
-            check_usable(certificate, self._clock.now())
+            check_not_expired(certificate, self._clock.now())
         except (AcmeError, InvalidCertificate) as error:
-            raise await self._failed(name, state, error, lease) from error
+            raise await self._failed(name, cert_key, state, error, lease) from error
         except TimeoutError as error:
             slow = CaUnreachable(f"the CA had not finished after {ISSUANCE_DEADLINE:.0f} s")
-            raise await self._failed(name, state, slow, lease) from error
+            raise await self._failed(name, cert_key, state, slow, lease) from error
         except CertServerError:
             raise
         except Exception as error:
             # A bug of ours must not turn each request for the name into another order.
             _log.exception("certificate.crashed", name=name)
             bug = AcmeError(f"unexpected {type(error).__name__}; the log has more")
-            raise await self._failed(name, state, bug, lease) from error
+            raise await self._failed(name, cert_key, state, bug, lease) from error
         return certificate
 
-    async def _failed(self, name: str, state: NameState, error: Exception, lease: Lease) -> BackingOff:
+    async def _failed(self, name: str, cert_key: str, state: NameState, error: Exception, lease: Lease) -> BackingOff:
         now = self._clock.now()
         failures = state.failures + 1
         retry_after = error.retry_after if isinstance(error, AcmeError) else None
         failed = NameState(
             failures=failures,
+            failed_at=now,
             retry_at=retry_at(failures, now, self._clock.random(), retry_after),
             error=str(error),
             order=None if _ends_order(error) else state.order,
         )
-        await save_state(self._storage, name, failed, lease)
+        await save_state(self._storage, cert_key, failed, lease)
         _log.error("certificate.failed", name=name, failures=failures, retry_at=int(failed.retry_at), reason=str(error))
         return _backing_off(name, failed, now)
 
@@ -207,12 +212,13 @@ class AcmeCertificates:
                 if attempt == _STORE_TRIES:
                     raise
                 await self._clock.sleep(attempt * (1 + self._clock.random()))
-        await save_state(self._storage, name, NameState(), lease)
+        await save_state(self._storage, cert_key, NameState(), lease)
 
-    async def _refuse_while_backing_off(self, name: str) -> None:
-        state = await load_state(self._storage, name)
+    async def _refuse_while_backing_off(self, name: str, cert_key: str) -> None:
+        state = await load_state(self._storage, cert_key)
         now = self._clock.now()
-        if now < state.retry_at:
+        # A failure from the future was noted by a clock that ran ahead: its back-off could last for months.
+        if state.failed_at <= now < state.retry_at:
             raise _backing_off(name, state, now)
 
 
@@ -222,6 +228,4 @@ def _ends_order(error: Exception) -> bool:
 
 
 def _backing_off(name: str, state: NameState, now: float) -> BackingOff:
-    return BackingOff(
-        f"{name} failed {state.failures} times in a row, lately with: {state.error}", state.retry_at - now
-    )
+    return BackingOff(f"{name}: failure {state.failures} in a row: {state.error}", state.retry_at - now)

@@ -15,9 +15,10 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class NameState:
-    """Times are Unix seconds; ``error`` is the last failure in words that may be shown."""
+    """Times are Unix seconds; ``failed_at`` and ``error`` are of the last failure, in words that may be shown."""
 
     failures: int = 0
+    failed_at: float = 0.0
     retry_at: float = 0.0
     error: str = ""
     order: OpenOrder | None = None
@@ -55,6 +56,7 @@ def _parse(stored: bytes) -> NameState:
     order = fields["order"]
     return NameState(
         failures=int(fields["failures"]),
+        failed_at=float(fields.get("failed_at", 0.0)),
         retry_at=float(fields["retry_at"]),
         error=str(fields["error"]),
         order=OpenOrder(**{key: str(value) for key, value in order.items()}) if isinstance(order, dict) else None,

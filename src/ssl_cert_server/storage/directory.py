@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -33,6 +34,28 @@ _DEADLINE = 30.0
 _LIST_BATCH = 1000
 _STALE_TEMPORARY = 600.0
 _PROBE = bytes(16 * 1024)
+
+
+class _Call:
+    """A write that its caller may give up; entered for the step that makes it visible.
+
+    What was given up must not land after a later write of the same key that was acknowledged. So one at a time takes
+    that step: none can be given up, and overtaken, between its look at ``given_up`` and the step itself.
+    """
+
+    _landing = threading.Lock()
+
+    def __init__(self) -> None:
+        self.given_up = False
+
+    def __enter__(self) -> None:
+        self._landing.acquire()
+        if self.given_up:
+            self._landing.release()
+            raise StorageError("given up before it was done")
+
+    def __exit__(self, *_: object) -> None:
+        self._landing.release()
 
 
 class DirectoryStorage:
@@ -61,11 +84,13 @@ class DirectoryStorage:
     async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:
         path = self._path(key)
         check_value(key, value)
-        await self._run(key, "write", lambda: self._replace(path, value, lease))
+        call = _Call()
+        await self._run(key, "write", lambda: self._replace(path, value, lease, call), call)
 
     async def delete(self, key: str, *, lease: Lease | None = None) -> None:
         path = self._path(key)
-        await self._run(key, "delete", lambda: self._unlink(path, lease))
+        call = _Call()
+        await self._run(key, "delete", lambda: self._unlink(path, lease, call), call)
 
     async def list(self, folder: str = "") -> AsyncIterator[str]:
         path = self._path(folder) if folder else self._root
@@ -77,13 +102,13 @@ class DirectoryStorage:
 
     async def acquire(self, name: str, seconds: float) -> Lease | None:
         check_key(name)
-        return await self._run(name, "lease", lambda: self._leases.acquire(name, seconds))
+        return await self._run(f"_leases/{name}", "lease", lambda: self._leases.acquire(name, seconds))
 
     async def renew(self, lease: Lease, seconds: float) -> None:
-        await self._run(lease.name, "renew the lease of", lambda: self._leases.renew(lease, seconds))
+        await self._run(f"_leases/{lease.name}", "renew", lambda: self._leases.renew(lease, seconds))
 
     async def release(self, lease: Lease) -> None:
-        await self._run(lease.name, "release", lambda: self._leases.release(lease))
+        await self._run(f"_leases/{lease.name}", "release", lambda: self._leases.release(lease))
 
     async def check_writable(self) -> None:
         await self._run(".", "write", self._probe)
@@ -93,13 +118,12 @@ class DirectoryStorage:
             return
         self._closed = True
         self._threads.shutdown(wait=True, cancel_futures=True)
-        with _translated(self._root, "close"):
-            self._leases.close()
+        self._leases.close()
 
     def _path(self, key: str) -> Path:
         return self._root.joinpath(*check_key(key))
 
-    async def _run(self, key: str, action: str, work: Callable[[], _T]) -> _T:
+    async def _run(self, key: str, action: str, work: Callable[[], _T], call: _Call | None = None) -> _T:
         def translated() -> _T:
             with _translated(self._root / key, action):
                 return work()
@@ -111,20 +135,23 @@ class DirectoryStorage:
                 return await asyncio.get_running_loop().run_in_executor(self._threads, translated)
         except TimeoutError as error:
             raise StorageError(f"can't {action} {self._root / key}: no answer in {_DEADLINE:.0f} s") from error
+        finally:
+            if call is not None:
+                call.given_up = True
 
-    def _replace(self, path: Path, value: bytes, lease: Lease | None) -> None:
+    def _replace(self, path: Path, value: bytes, lease: Lease | None, call: _Call) -> None:
         temporary = self._write_temporary(value)
         try:
             make_folder(path.parent)
-            with self._leases.held(lease):
+            with self._leases.held(lease), call:
                 temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
 
-    def _unlink(self, path: Path, lease: Lease | None) -> None:
-        with self._leases.held(lease), suppress(FileNotFoundError, NotADirectoryError):
+    def _unlink(self, path: Path, lease: Lease | None, call: _Call) -> None:
+        with self._leases.held(lease), call, suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
         if path.parent.is_dir():
             sync_folder(path.parent)
@@ -186,4 +213,5 @@ def _translated(path: Path, action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"can't {action} {path}: {error.strerror or error}") from error
+        inside = f" ({error.filename})" if action == "open" and error.filename not in (None, str(path)) else ""
+        raise StorageError(f"can't {action} {path}{inside}: {error.strerror or error}") from error

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -76,9 +76,10 @@ class DirectoryLeases:
             yield
 
     def close(self) -> None:
-        with self._exclusively():
+        """Let go of everything; where the directory can't be written any more, a later start removes our file."""
+        with suppress(OSError), self._exclusively():
             self._holder_path(self._instance).unlink(missing_ok=True)
-            os.close(self._alive)
+        os.close(self._alive)
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:

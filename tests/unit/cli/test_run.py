@@ -92,3 +92,35 @@ class TestAnnouncement:
         assert line in shown
         assert "development defaults" in shown
         assert "ssl-cert-server local-ca root" in shown
+
+
+class TestWithoutTheCommand:
+    """``ssl-cert-server -config conf.yaml``, as the oldest predecessor was started."""
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["-config", "c.yaml"],
+            ["--config", "c.yaml"],
+            ["-c", "c.yaml"],
+            ["-config=c.yaml"],
+            ["--config=c.yaml"],
+        ],
+    )
+    def test_it_runs_the_server(self, cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+        Path("c.yaml").write_text("listen: '127.0.0.1:7000'\n")
+        seen: list[Config] = []
+        monkeypatch.setattr(command, "run_server", lambda config, announce: seen.append(config))
+        assert cli(*arguments).code == 0
+        assert seen[0].listen == (TcpAddress("127.0.0.1", 7000),)
+
+    def test_its_mistakes_are_told_the_same_way(self, cli: Cli) -> None:
+        result = cli("-config", "nowhere.yaml")
+        assert (result.code, result.out) == (2, "")
+        assert result.err == "nowhere.yaml: can't be read: no such file or directory\n"
+
+    @pytest.mark.parametrize("option", ["-x", "-conf", "--confi=c.yaml"])
+    def test_other_options_are_not_taken_for_it(self, cli: Cli, option: str) -> None:
+        result = cli(option, "c.yaml")
+        assert result.code == 2
+        assert "No such option" in result.err

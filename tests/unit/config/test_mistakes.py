@@ -209,3 +209,69 @@ def test_values_are_never_shown() -> None:
     found = mistakes(text)
     assert len(found) == 13
     assert "hunter2" not in "\n".join(found)
+
+
+class TestTakenKeys:
+    """A certificate that isn't ACME's, under a key at which ACME's would be written."""
+
+    message = "certificates by ACME for the name of the same spelling are kept under this key; choose another"
+
+    @pytest.mark.parametrize(
+        "permitting",
+        [
+            "domains: [a.example]",
+            "domains: [other.example, A.Example.]",
+            "lets_encrypt: {domains: [a.example]}",
+            r"re_patterns: ['.+\.example']",
+            r"lets_encrypt: {re_patterns: ['[ab]\.example']}",
+        ],
+    )
+    @pytest.mark.parametrize("suffix", ["", "+rsa"])
+    @pytest.mark.parametrize(
+        ("section", "path"),
+        [
+            ("managed: [{pattern: x, cert_key: fine}, {pattern: y, cert_key: KEY}]", "managed[1].cert_key"),
+            ("self_signed: {cert_key: KEY}", "self_signed.cert_key"),
+        ],
+    )
+    def test_is_told_at_the_key(self, section: str, path: str, suffix: str, permitting: str) -> None:
+        text = f"{permitting}\n{section.replace('KEY', 'a.example' + suffix)}"
+        assert only_mistake(text) == f"2: {path}: {self.message}"
+
+    def test_an_international_name_is_compared_as_it_is_kept(self) -> None:
+        text = "domains: [bücher.example]\nself_signed: {cert_key: xn--bcher-kva.example}"
+        assert only_mistake(text) == f"2: self_signed.cert_key: {self.message}"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            # another name, or a part of one
+            "domains: [a.example]\nself_signed: {cert_key: b.example}",
+            "re_patterns: ['a']\nself_signed: {cert_key: a.example}",
+            # no host name, though the pattern matches it
+            "re_patterns: ['.+']\nself_signed: {cert_key: self_signed}",
+            "re_patterns: ['.+']\nself_signed: {cert_key: A.Example}",
+            "re_patterns: ['.+']\nself_signed: {cert_key: a.example+rsa+rsa}",
+            # managed is looked at first: no ACME certificate for that name
+            "re_patterns: ['.+']\nmanaged: [{pattern: 'a\\.example', cert_key: a.example}]",
+            "domains: [a.example]\nmanaged: [{pattern: 'b', cert_key: a.example}, {pattern: 'a.+', cert_key: b+rsa}]",
+        ],
+    )
+    def test_is_not_seen_where_there_is_none(self, text: str) -> None:
+        parse_config(text, "c")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            're_patterns: ["\\ud800"]\nself_signed: {cert_key: a}',
+            "re_patterns: ['(']\nself_signed: {cert_key: a}",
+            "domains: [a_b]\nself_signed: {cert_key: a}",
+            "domains: a\nself_signed: {cert_key: a}",
+            "lets_encrypt: [a]\nself_signed: {cert_key: a}",
+            "re_patterns: [a]\nself_signed: [a]",
+            "re_patterns: [a]\nmanaged: {cert_key: a}",
+            "re_patterns: [a]\nmanaged: [a]",
+        ],
+    )
+    def test_other_mistakes_do_not_hide_behind_it(self, text: str) -> None:
+        assert not any(self.message in mistake for mistake in mistakes(text))

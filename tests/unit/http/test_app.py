@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 
 from ssl_cert_server.errors import (
     BackingOff,
@@ -13,6 +14,7 @@ from ssl_cert_server.errors import (
     InvalidCertificate,
     Overloaded,
     StorageError,
+    Unavailable,
 )
 from tests.support.clock import START
 from tests.support.leaves import make_certificate
@@ -171,6 +173,7 @@ class TestCert:
             (BackingOff(SECRET, 59.2), "60"),
             (Overloaded(SECRET, 30.0), "30"),
             (DeadlineExceeded(SECRET, 0.1), "1"),
+            (Unavailable(SECRET, 2.0), "2"),
         ],
     )
     async def test_what_passes_is_500_with_retry_after(
@@ -181,6 +184,28 @@ class TestCert:
         assert (response.status_code, response.headers["retry-after"]) == (500, seconds)
         assert _is_one_line(response)
         assert SECRET not in response.text
+
+    @pytest.mark.parametrize("error", [Overloaded("too many", 30.0), DeadlineExceeded("too slow", 5.0)])
+    async def test_what_nobody_else_tells_is_logged_with_each_request(
+        self, site: Site, client: httpx2.AsyncClient, error: Exception
+    ) -> None:
+        site.acme.error = error
+        with capture_logs() as logs:
+            await client.get("/cert/a.com")
+        assert logs == [
+            {"event": "request.refused", "log_level": "warning", "path": "/cert/a.com", "reason": str(error)}
+        ]
+
+    @pytest.mark.parametrize(
+        "error", [BackingOff("failed lately", 60.0), Unavailable("the managed one can't be used", 2.0)]
+    )
+    async def test_what_was_told_when_it_happened_is_not_told_with_each_request(
+        self, site: Site, client: httpx2.AsyncClient, error: Exception
+    ) -> None:
+        site.acme.error = error
+        with capture_logs() as logs:
+            assert (await client.get("/cert/a.com")).status_code == 500
+        assert logs == []
 
     @pytest.mark.parametrize(
         "error", [ZeroDivisionError(SECRET), KeyError(SECRET), ExceptionGroup(SECRET, [OSError()])]

@@ -10,7 +10,7 @@ import pytest
 from cryptography.x509.oid import ExtensionOID
 from structlog.testing import capture_logs
 
-from ssl_cert_server.errors import InvalidCertificate, StorageError
+from ssl_cert_server.errors import InvalidCertificate, StorageError, Unavailable
 from ssl_cert_server.issuers.managed import ManagedCertificates
 from ssl_cert_server.model import Certificate
 from ssl_cert_server.pki.x509 import parse_certificate
@@ -103,15 +103,16 @@ async def test_a_bad_one_is_refused_at_first_sight(
     managed: ManagedCertificates, storage: FaultyStorage, stored: bytes
 ) -> None:
     await storage.put(KEY, stored)
-    with capture_logs() as logs, pytest.raises(InvalidCertificate, match=rf"{NAME}: {KEY} in storage can't be used"):
+    with capture_logs() as logs, pytest.raises(Unavailable, match=rf"{NAME}: {KEY} in storage can't be used") as caught:
         await managed.obtain(NAME, KEY)
+    assert 0 < caught.value.retry_after < LOOK, "by then it was looked at again"
     [reason] = refusals(logs)
     assert reason
     assert logs[0]["still_served"] is None
 
 
 async def test_one_that_is_missing_is_told(managed: ManagedCertificates) -> None:
-    with pytest.raises(InvalidCertificate, match="there is nothing under this key"):
+    with pytest.raises(Unavailable, match="there is nothing under this key"):
         await managed.obtain(NAME, KEY)
 
 
@@ -173,7 +174,7 @@ async def test_a_bad_one_that_was_mended_is_served(
     watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
 ) -> None:
     await storage.put(KEY, b"garbage")
-    with pytest.raises(InvalidCertificate):
+    with pytest.raises(Unavailable):
         await watched.obtain(NAME, KEY)
     await storage.put(KEY, FIRST.stored)
     await clock.advance(LOOK)
@@ -188,7 +189,7 @@ async def test_one_that_expires_is_not_served_any_more(
     clock.jump(59)
     await watched.obtain(NAME, KEY)
     clock.jump(1)
-    with pytest.raises(InvalidCertificate, match="expired"):
+    with pytest.raises(InvalidCertificate, match=rf"{NAME}: {KEY} in storage can't be used: .*expired"):
         await watched.obtain(NAME, KEY)
     await storage.put(KEY, FIRST.stored)
     await clock.advance(LOOK)
@@ -239,7 +240,7 @@ async def test_no_key_is_in_a_log_or_an_error(
     managed: ManagedCertificates, storage: FaultyStorage, stored: bytes
 ) -> None:
     await storage.put(KEY, stored)
-    with capture_logs() as logs, pytest.raises(InvalidCertificate) as refusal:
+    with capture_logs() as logs, pytest.raises(Unavailable) as refusal:
         await managed.obtain(NAME, KEY)
     for pair in (FIRST, SECOND):
         assert_no_key(pair.key_pem, logs, refusal.value)

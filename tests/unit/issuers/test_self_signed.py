@@ -76,6 +76,35 @@ async def test_it_is_replaced_when_a_tenth_of_its_life_is_left(
     assert (await issuer.obtain("a.example", KEY)).stored != late
 
 
+async def test_near_expiry_the_old_one_is_given_where_storage_cannot_be_written(
+    issuer: SelfSignedIssuer, storage: FaultyStorage, clock: ManualClock
+) -> None:
+    old = make_pair(start=START - 91 * DAY, end=START + 9 * DAY).stored
+    await storage.put(KEY, old)
+    storage.break_down("put")
+    with capture_logs() as logs:
+        certificate = await issuer.obtain("a.example", KEY)
+    assert certificate.stored == old
+    [log] = logs
+    assert (log["event"], log["log_level"], log["cert_key"]) == ("self_signed.not_renewed", "warning", KEY)
+    assert "the disk is gone" in log["reason"]
+    assert clock.now() < issuer.fresh_until(certificate) <= clock.now() + 60, "memory may give it, but asks again soon"
+    storage.repair()
+    assert (await issuer.obtain("a.example", KEY)).stored != old
+
+
+async def test_the_old_one_is_not_given_after_it_expired(
+    issuer: SelfSignedIssuer, storage: FaultyStorage, clock: ManualClock
+) -> None:
+    await storage.put(KEY, make_pair(start=START - 91 * DAY, end=START + 30).stored)
+    storage.break_down("put")
+    certificate = await issuer.obtain("a.example", KEY)
+    assert issuer.fresh_until(certificate) == certificate.not_after
+    clock.jump(30)
+    with pytest.raises(StorageError):
+        await issuer.obtain("a.example", KEY)
+
+
 async def test_memory_asks_again_when_it_would_be_replaced(issuer: SelfSignedIssuer, clock: ManualClock) -> None:
     certificate = await issuer.obtain("a.example", KEY)
     await clock.advance(issuer.fresh_until(certificate) - clock.now() - 1)

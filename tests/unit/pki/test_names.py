@@ -53,6 +53,19 @@ SPELLINGS = [
     ("exam\u00adple.com", "example.com"),
     ("\u212aelvin.com", "kelvin.com"),
     ("①.com", "1.com"),
+    # what idna.Lookup of Go gives, which the predecessor used: symbols and emoji too
+    ("☃.net", "xn--n3h.net"),
+    ("i❤.ws", "xn--i-7iq.ws"),
+    ("xn--ls8h.la", "xn--ls8h.la"),
+    ("\U0001f4a9.la", "xn--ls8h.la"),
+    ("ß.de", "xn--zca.de"),
+    ("a\u3002b", "a.b"),
+    ("\u0646\u0627\u0645\u0647\u200c\u0627\u06cc.com", "xn--mgba3gch31f060k.com"),
+    ("xn--mgba3gch31f060k.com", "xn--mgba3gch31f060k.com"),
+    ("א1.com", "xn--1-zhc.com"),
+    ("İ.com", "xn--i-9bb.com"),
+    ("e\u0301.com", "xn--9ca.com"),
+    ("\uff10.com", "0.com"),
 ]
 
 REFUSED = {
@@ -110,6 +123,15 @@ REFUSED = {
     "a lone surrogate": "\ud800.com",
     "mixed directions": "אa.com",
     "a zero-width joiner out of place": "a\u200db.com",
+    "a zero-width joiner within emoji": "\U0001f3f3\ufe0f\u200d\U0001f308.com",
+    "a zero-width joiner out of place, as an A-label": "xn--ab-m1t.com",
+    "a right-to-left label that begins with a digit": "1א.com",
+    "an Arabic digit alone": "\u0661.com",
+    "a combining mark at the beginning": "\u0301a.com",
+    "a spacing accent, which maps to a space": "\u00b4.com",
+    "an A-label that another one stands for": "xn--zz--.com",
+    "an A-label of a capital letter": "xn--bcher-2pa.com",
+    "an A-label of a circled digit": "xn--orh.com",
     "a soft hyphen alone": "\u00ad",
     "an unassigned code point": "\U000e0080.com",
 }

@@ -25,14 +25,15 @@ RENEWED_BY = 70 * DAY
 class Room:
     """The worker over ``*.com`` names, and one stored certificate per call of :meth:`put`."""
 
-    def __init__(self) -> None:
-        self.clock = ManualClock()
-        self.storage = FaultyStorage(self.clock)
-        self.ca = ScriptedCa(self.clock)
+    def __init__(self, peer: Room | None = None) -> None:
+        """Another instance on the storage of ``peer``, or the first one."""
+        self.clock: ManualClock = peer.clock if peer else ManualClock()
+        self.storage: FaultyStorage = peer.storage if peer else FaultyStorage(self.clock)
+        self.ca: ScriptedCa = peer.ca if peer else ScriptedCa(self.clock)
         self.schedule = RenewalSchedule(self.clock, None)
         policy = Policy(PolicyRules(managed=[(r"managed\.com", "managed.com")], patterns=[r".+\.com"]))
         self.certificates = AcmeCertificates(
-            self.storage, self.ca, self.clock, on_known=self.schedule.add, on_stored=lambda *_: None
+            self.storage, self.ca, self.clock, on_known=self.schedule.add, on_stored=self.schedule.add_new
         )
         self._worker = RenewalWorker(self.schedule, self.certificates, self.storage, policy, self.clock)
         self._task: asyncio.Task[None] | None = None
@@ -74,6 +75,13 @@ class Room:
 @pytest.fixture
 async def it() -> AsyncIterator[Room]:
     room = Room()
+    yield room
+    await room.close()
+
+
+@pytest.fixture
+async def peer(it: Room) -> AsyncIterator[Room]:
+    room = Room(it)
     yield room
     await room.close()
 
@@ -123,6 +131,84 @@ async def test_the_configured_time_is_honoured(it: Room) -> None:
     assert not taking.done()
     await it.later(2 * DAY)
     assert taking.result() == "a.com"
+
+
+async def test_a_clock_far_ahead_costs_at_most_one_order_a_day(it: Room) -> None:
+    it.ca.behind = 65 * DAY  # so that what it issues looks due at once
+    await it.start()
+    await it.certificates.obtain("a.com", "a.com")
+    await it.clock.advance(3600)
+    assert it.asked() == ["a.com"]
+    for _ in range(10 * 24):
+        await it.later(HOUR)
+    assert 10 <= len(it.ca.calls) <= 11
+
+
+async def test_nor_do_two_instances_cost_more(it: Room, peer: Room) -> None:
+    it.ca.behind = 65 * DAY
+    await it.start()
+    await peer.start()
+    for room in (it, peer):
+        await room.certificates.obtain("a.com", "a.com")
+    for _ in range(10 * 24):
+        await it.later(HOUR)
+        await it.clock.advance(2)  # whoever waited for the other's lease looks again
+    # What one was given by storage, and not by the other, it may replace at once.
+    assert 10 <= len(it.ca.calls) <= 12
+
+
+@pytest.mark.parametrize(("lifetime", "rest"), [(90 * DAY, DAY), (6 * DAY, DAY), (2 * DAY, DAY / 2)])
+async def test_a_new_certificate_is_never_due_at_once(it: Room, lifetime: float, rest: float) -> None:
+    now = it.clock.now()
+    it.schedule.add_new("a.com", make_certificate("a.com", start=now - lifetime + 60, end=now + 60))
+    taking = asyncio.create_task(it.schedule.queue.next())
+    await it.later(rest - 60)
+    assert not taking.done()
+    await it.later(120)
+    assert taking.result() == "a.com"
+
+
+async def test_a_new_certificate_is_due_when_any_would_be(it: Room) -> None:
+    it.schedule.add_new("a.com", make_certificate("a.com", start=START, end=START + 90 * DAY))
+    taking = asyncio.create_task(it.schedule.queue.next())
+    await it.later(59 * DAY)
+    assert not taking.done()
+    await it.later(5 * DAY)
+    assert taking.result() == "a.com"
+
+
+async def test_reading_a_new_certificate_later_does_not_make_it_due(it: Room) -> None:
+    new = make_certificate("a.com", start=START - 89 * DAY, end=START + DAY)
+    it.schedule.add_new("a.com", new)
+    it.schedule.add("a.com", new)
+    taking = asyncio.create_task(it.schedule.queue.next())
+    await it.later(23 * HOUR)
+    assert not taking.done()
+    taking.cancel()
+
+
+async def test_a_renewal_that_gives_back_the_same_certificate_is_tried_again(it: Room) -> None:
+    """It joined a request's flight, which found the certificate back in its place."""
+    old = await it.put("a.com")
+    await it.start()
+    await it.storage.delete("a.com")
+    lease = await it.storage.acquire("certificates/a.com", 1e9)
+    assert lease
+    asking = asyncio.create_task(it.certificates.obtain("a.com", "a.com"))
+    await it.clock.advance(0)
+    await it.storage.put("a.com", old.stored)
+    await it.later(RENEWED_BY)
+    assert "a.com" not in it.schedule.queue, "it is being renewed"
+    await it.storage.release(lease)
+    await it.clock.advance(2)
+    assert await asking == old
+    assert it.ca.calls == []
+    assert "a.com" in it.schedule.queue
+    await it.clock.advance(50)
+    assert it.ca.calls == []
+    await it.clock.advance(20)
+    assert it.asked() == ["a.com"]
+    assert (await it.stored("a.com")).fingerprint != old.fingerprint
 
 
 async def test_a_failing_name_does_not_stop_the_others(it: Room) -> None:

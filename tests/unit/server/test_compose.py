@@ -94,6 +94,30 @@ async def test_the_configured_ca_is_the_one_that_is_asked(
     assert set(asked) == {url}
 
 
+async def test_giving_up_answers_those_who_wait_and_tells_them_to_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = asyncio.Event()
+
+    async def say_nothing(_: httpx2.AsyncHTTPTransport, __: httpx2.Request) -> httpx2.Response:
+        heard.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", say_nothing)
+    monkeypatch.chdir(tmp_path)
+    async with compose(_load("domains: [a.com]"), ManualClock()) as parts:
+        transport = httpx2.ASGITransport(app=parts.app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://server") as client:
+            asking = asyncio.create_task(client.get("/cert/a.com"))
+            async with asyncio.timeout(10):
+                await heard.wait()
+            await parts.give_up()
+            response = await asking
+    assert response.status_code == 500
+    assert int(response.headers["retry-after"]) > 0
+
+
 async def test_the_embedded_defaults_answer_a_local_name_and_the_second_time_hot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,14 @@ import asyncio
 
 import pytest
 
-from ssl_cert_server.errors import DeadlineExceeded, InvalidCertificate, NotPermitted, Overloaded, StorageError
+from ssl_cert_server.errors import (
+    DeadlineExceeded,
+    InvalidCertificate,
+    NotPermitted,
+    Overloaded,
+    StorageError,
+    Unavailable,
+)
 from ssl_cert_server.model import Certificate, CertificateType
 from ssl_cert_server.service import certificates as room
 from ssl_cert_server.service.cache import AnswerCache
@@ -137,6 +144,14 @@ async def test_a_successor_of_what_nobody_asks_for_takes_no_memory(it: Room) -> 
     assert it.cache.get("a.com") is None
 
 
+async def test_a_late_word_of_an_older_one_does_not_bring_it_back(it: Room) -> None:
+    await it.certificates.answer("a.com")
+    newest, older = make_certificate("a.com", start=START - 10), make_certificate("a.com", start=START - 20)
+    it.certificates.replace("a.com", newest)
+    it.certificates.replace("a.com", older)
+    assert (await it.certificates.answer("a.com")).certificate == newest
+
+
 async def test_what_was_being_read_when_its_successor_came_is_not_handed_out(it: Room) -> None:
     it.issuer.gate.clear()
     asking = asyncio.create_task(it.certificates.answer("a.com"))
@@ -220,5 +235,5 @@ async def test_close_gives_up_what_is_under_way(it: Room) -> None:
     await settle()
     await it.certificates.close()
     assert it.issuer.cancelled
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(Unavailable, match="the server is stopping"):
         await asking

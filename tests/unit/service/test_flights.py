@@ -5,6 +5,7 @@ import gc
 
 import pytest
 
+from ssl_cert_server.errors import Unavailable
 from ssl_cert_server.service.flights import Flights
 from tests.support.loop_time import settle
 
@@ -130,6 +131,17 @@ async def test_close_cancels_the_work_and_waits_until_it_ended() -> None:
     await settle()
     await flights.close()
     assert work.cancelled
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(Unavailable, match=r"a\.com: the server is stopping") as caught:
         await waiting
+    assert caught.value.retry_after > 0
+    await flights.close()
+
+
+async def test_a_waiter_that_leaves_is_not_told_that_the_server_stops() -> None:
+    flights, work = Flights[str](10), Work()
+    leaving = asyncio.create_task(flights.join("a.com", work))
+    await settle()
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
     await flights.close()

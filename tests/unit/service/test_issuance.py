@@ -16,10 +16,12 @@ from ssl_cert_server.errors import (
     OrderFailed,
     Overloaded,
     StorageError,
+    Unavailable,
 )
 from ssl_cert_server.model import Certificate, OpenOrder
 from ssl_cert_server.pki.x509 import parse_certificate
-from ssl_cert_server.service.issuance import ISSUANCE_DEADLINE, AcmeCertificates
+from ssl_cert_server.service import issuance
+from ssl_cert_server.service.issuance import _WAIT_DEADLINE, ISSUANCE_DEADLINE, AcmeCertificates
 from ssl_cert_server.service.state import NameState, load_state
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
@@ -38,17 +40,17 @@ class Instance:
 
     def __init__(self, storage: FaultyStorage, ca: ScriptedCa, clock: ManualClock) -> None:
         self.known: list[tuple[str, str]] = []
-        self.stored: list[str] = []
+        self.stored: list[tuple[str, str]] = []
         self.certificates = AcmeCertificates(
             storage,
             ca,
             clock,
             on_known=lambda name, certificate: self.known.append((name, certificate.fingerprint)),
-            on_stored=lambda name, _: self.stored.append(name),
+            on_stored=lambda name, certificate: self.stored.append((name, certificate.fingerprint)),
         )
 
-    async def obtain(self, name: str = NAME) -> Certificate:
-        return await self.certificates.obtain(name, name)
+    async def obtain(self, name: str = NAME, suffix: str = "") -> Certificate:
+        return await self.certificates.obtain(name, name + suffix)
 
     async def renew(self, replaces: Certificate, name: str = NAME) -> Certificate:
         return await self.certificates.renew(name, name, replaces.fingerprint)
@@ -73,8 +75,8 @@ class Fleet:
         for instance in self._instances:
             await instance.certificates.close()
 
-    async def state(self, name: str = NAME) -> NameState:
-        return await load_state(self.storage, name)
+    async def state(self, cert_key: str = NAME) -> NameState:
+        return await load_state(self.storage, cert_key)
 
     async def in_storage(self, name: str = NAME) -> Certificate | None:
         pem = await self.storage.get(name)
@@ -117,6 +119,12 @@ class TestFromStorage:
         await it.put(NAME, end=START)
         certificate = await it.one.obtain()
         assert await it.in_storage() == certificate
+        assert it.one.known == []
+
+    async def test_one_that_is_not_valid_yet_is_given_as_our_clock_is_behind(self, it: Fleet) -> None:
+        certificate = await it.put(NAME, start=START + 2 * DAY)
+        assert await it.one.obtain() == certificate
+        assert it.ca.calls == []
         assert it.one.known == [(NAME, certificate.fingerprint)]
 
     @pytest.mark.parametrize(
@@ -149,8 +157,15 @@ class TestOnTheFly:
     async def test_it_is_stored_before_it_is_given(self, it: Fleet) -> None:
         certificate = await it.one.obtain()
         assert await it.in_storage() == certificate
-        assert it.one.known == [(NAME, certificate.fingerprint)]
-        assert it.one.stored == [NAME]
+        assert it.one.stored == [(NAME, certificate.fingerprint)]
+        assert it.one.known == [], "it was not read"
+        assert await it.state() == NameState()
+
+    async def test_one_that_is_not_valid_yet_is_taken_as_our_clock_is_behind(self, it: Fleet) -> None:
+        given = make_certificate(NAME, start=START + 2 * DAY)
+        it.ca.outcomes[NAME].append(given)
+        assert await it.one.obtain() == given
+        assert await it.in_storage() == given
         assert await it.state() == NameState()
 
     async def test_a_hundred_at_once_are_one_order(self, it: Fleet) -> None:
@@ -167,6 +182,57 @@ class TestOnTheFly:
         await asyncio.gather(*asking)
         assert it.ca.most_running == 32
         assert len(it.ca.calls) == 40
+
+    async def test_names_that_a_peer_works_on_keep_no_others_from_being_issued_for(self, it: Fleet) -> None:
+        held = [f"{number}.com" for number in range(32)]
+        for name in held:
+            assert await it.storage.acquire(f"certificates/{name}", 1e9)
+        waiting = [asyncio.create_task(it.one.obtain(name)) for name in held]
+        await settle()
+        assert not it.ca.calls
+        assert (await it.one.obtain("free.com")).names == {"free.com"}
+        await it.one.certificates.close()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def test_a_wait_for_a_peer_ends_at_the_deadline(self, it: Fleet) -> None:
+        time = LoopTime()
+        assert await it.storage.acquire(f"certificates/{NAME}", 1e9)
+        asking = asyncio.create_task(it.one.obtain())
+        await settle()
+        await time.advance(_WAIT_DEADLINE - 1)
+        assert not asking.done()
+        await time.advance(1)
+        with pytest.raises(Overloaded, match="not its turn within 600 s") as caught:
+            await asking
+        assert caught.value.retry_after > 0
+        assert it.ca.calls == []
+        assert (await it.state()).failures == 0, "it is no failure of the name"
+
+    async def test_so_does_a_wait_for_a_slot_and_the_lease_is_given_back(self, it: Fleet) -> None:
+        time = LoopTime()
+        # An issuance ends before the wait for its slot does; so others keep taking the slots.
+        it.one.certificates._slots = asyncio.Semaphore(0)
+        asking = asyncio.create_task(it.one.obtain())
+        await settle()
+        assert await it.storage.acquire(f"certificates/{NAME}", 30) is None
+        await time.advance(_WAIT_DEADLINE)
+        with pytest.raises(Overloaded):
+            await asking
+        assert it.ca.calls == []
+        assert await it.storage.acquire(f"certificates/{NAME}", 30)
+
+    async def test_an_issuance_under_way_is_not_ended_by_the_deadline_of_the_wait(
+        self, it: Fleet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(issuance, "_WAIT_DEADLINE", 10.0)
+        time = LoopTime()
+        it.ca.gate.clear()
+        asking = asyncio.create_task(it.one.obtain())
+        await settle()
+        await time.advance(100)
+        assert not asking.done()
+        it.ca.gate.set()
+        assert (await asking).names == {NAME}
 
     async def test_too_many_waiting_are_refused(self, it: Fleet) -> None:
         it.ca.gate.clear()
@@ -211,7 +277,7 @@ class TestFailures:
 
     async def test_a_failure_tells_what_and_when_to_come_back(self, it: Fleet) -> None:
         error = await it.fail(REFUSED)
-        assert "the CA said no" in str(error)
+        assert str(error) == "a.com: failure 1 in a row: the CA said no"
         assert error.retry_after == 63  # a minute, and half of the tenth that is jitter
         assert isinstance(error.__cause__, CaProblem)
         assert it.one.stored == []
@@ -222,7 +288,7 @@ class TestFailures:
         with pytest.raises(BackingOff) as caught:
             await it.one.obtain()
         assert caught.value.retry_after == pytest.approx(23)
-        assert "the CA said no" in str(caught.value)
+        assert str(caught.value) == "a.com: failure 1 in a row: the CA said no"
         assert len(it.ca.calls) == 1
 
     async def test_it_is_remembered_by_another_instance_on_the_same_storage(self, it: Fleet) -> None:
@@ -239,6 +305,35 @@ class TestFailures:
             waits.append(error.retry_after)
             it.clock.jump(error.retry_after)
         assert waits == [60, 600, 6000, 86_400, 86_400]
+
+    async def test_they_are_noted_with_their_time(self, it: Fleet) -> None:
+        await it.clock.advance(5)
+        await it.fail(REFUSED)
+        assert await it.state() == NameState(
+            failures=1, failed_at=START + 5, retry_at=START + 5 + 63, error="the CA said no"
+        )
+
+    async def test_one_noted_by_a_clock_that_ran_ahead_holds_nothing_back(self, it: Fleet) -> None:
+        it.clock.jump(100 * DAY)
+        await it.fail(REFUSED)
+        it.clock.jump(-100 * DAY)
+        assert (await it.another().obtain()).names == {NAME}
+
+    async def test_one_noted_at_this_very_moment_does(self, it: Fleet) -> None:
+        await it.fail(REFUSED)
+        assert (await it.state()).failed_at == it.clock.now()
+        with pytest.raises(BackingOff):
+            await it.another().obtain()
+
+    async def test_they_are_kept_by_the_certificates_key(self, it: Fleet) -> None:
+        it.ca.outcomes[NAME].append(REFUSED)
+        with pytest.raises(BackingOff):
+            await it.one.obtain(suffix="+rsa")
+        assert (await it.state(f"{NAME}+rsa")).failures == 1
+        assert await it.state() == NameState()
+        with pytest.raises(BackingOff):
+            await it.another().obtain(suffix="+rsa")
+        assert (await it.another().obtain()).names == {NAME}, "one with an RSA key says nothing of ECDSA"
 
     async def test_success_forgets_them(self, it: Fleet) -> None:
         it.clock.jump((await it.fail(REFUSED)).retry_after)
@@ -263,9 +358,8 @@ class TestFailures:
         [
             make_certificate("b.com"),
             make_certificate(NAME, start=START - 2 * DAY, end=START - DAY),
-            make_certificate(NAME, start=START + DAY),
         ],
-        ids=["for a wrong name", "expired", "not valid yet"],
+        ids=["for a wrong name", "expired"],
     )
     async def test_an_unusable_certificate_from_the_ca_is_a_failure(self, it: Fleet, given: Certificate) -> None:
         await it.fail(given)
@@ -330,7 +424,7 @@ class TestStoringFails:
         assert not asking.done()
         await it.clock.advance(1)
         assert await it.in_storage() == await asking
-        assert it.one.stored == [NAME]
+        assert it.one.stored == [(NAME, (await asking).fingerprint)]
         assert len(it.ca.calls) == 1
 
     async def test_in_the_end_the_order_is_kept_and_resumed_without_a_new_one(self, it: Fleet) -> None:
@@ -364,7 +458,7 @@ class TestLeases:
         await it.clock.advance(2)
         assert await first == await second
         assert len(it.ca.calls) == 1
-        assert two.known == [(NAME, (await first).fingerprint)]
+        assert two.stored == it.one.stored == [(NAME, (await first).fingerprint)]
 
     async def test_a_failure_of_a_peer_holds_for_those_who_waited(self, it: Fleet) -> None:
         it.ca.outcomes[NAME].append(REFUSED)
@@ -413,7 +507,7 @@ class TestLeases:
         asking = asyncio.create_task(it.one.obtain())
         await settle()
         await it.one.certificates.close()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(Unavailable, match="the server is stopping"):
             await asking
         assert await it.state() == NameState(order=it.ca.orders[0])
         it.ca.gate.set()
@@ -429,8 +523,7 @@ class TestRenewal:
         new = await it.one.renew(old)
         assert new.fingerprint != old.fingerprint
         assert await it.in_storage() == new
-        assert it.one.stored == [NAME]
-        assert it.one.known[-1] == (NAME, new.fingerprint)
+        assert it.one.stored == [(NAME, new.fingerprint)]
 
     async def test_until_then_the_old_one_stays_in_use(self, it: Fleet) -> None:
         old = await it.put(NAME)
@@ -459,8 +552,8 @@ class TestRenewal:
         new = await two.renew(old)
         assert await it.one.renew(old) == new
         assert len(it.ca.calls) == 1
-        assert it.one.known[-1] == (NAME, new.fingerprint)
-        assert it.one.stored == [NAME]
+        assert it.one.stored == [(NAME, new.fingerprint)]
+        assert it.one.known == [], "it is new, and may be scheduled only as such"
 
     async def test_a_handshake_meanwhile_joins_it_where_the_old_one_expired(self, it: Fleet) -> None:
         old = await it.put(NAME, end=START + 10)

@@ -27,15 +27,20 @@ async def _lease(storage: MemoryStorage) -> Lease:
 @pytest.mark.parametrize(
     "state",
     [
-        NameState(failures=3, retry_at=1_800_000_000.5, error="the CA said: nö"),
+        NameState(failures=3, failed_at=1_799_999_940.25, retry_at=1_800_000_000.5, error="the CA said: nö"),
         NameState(order=ORDER),
-        NameState(1, 2.0, "three", ORDER),
+        NameState(1, 2.0, 3.0, "four", ORDER),
     ],
 )
 async def test_round_trip(storage: MemoryStorage, state: NameState) -> None:
     await save_state(storage, "a.com", state, await _lease(storage))
     assert await load_state(storage, "a.com") == state
     assert await load_state(storage, "b.com") == NameState()
+
+
+async def test_what_an_earlier_build_wrote_is_read(storage: MemoryStorage) -> None:
+    await storage.put(KEY, b'{"failures": 2, "retry_at": 7.0, "error": "no", "order": null}')
+    assert await load_state(storage, "a.com") == NameState(failures=2, retry_at=7.0, error="no")
 
 
 async def test_an_empty_state_leaves_nothing_behind(storage: MemoryStorage) -> None:
@@ -76,6 +81,7 @@ async def test_what_cannot_be_parsed_counts_as_nothing(storage: MemoryStorage, s
         b'{"failures": 1, "retry_at": "tomorrow", "error": "", "order": null}',
         b'{"failures": 1, "retry_at": null, "error": "", "order": null}',
         b'{"failures": [], "retry_at": 0, "error": "", "order": null}',
+        b'{"failures": 1, "failed_at": null, "retry_at": 0, "error": "", "order": null}',
     ],
 )
 async def test_fields_of_a_wrong_type_count_as_nothing(storage: MemoryStorage, stored: bytes) -> None:

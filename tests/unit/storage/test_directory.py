@@ -12,6 +12,7 @@ import resource
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from ssl_cert_server.storage.directory import DirectoryStorage
 from tests.support.certs import make_pair
 from tests.support.clock import ManualClock
 from tests.support.leaks import assert_no_key
+from tests.support.loop_time import LoopTime
 
 HOLD_A_LEASE = """
 import asyncio, sys
@@ -286,6 +288,13 @@ def test_a_directory_that_cannot_be_written_is_told_at_open(
     assert str(failure.value) == f"can't open {root}: {os.strerror(number)}"
 
 
+def test_what_inside_the_directory_cannot_be_opened_is_named(root: Path, clock: ManualClock) -> None:
+    (root / ".lock").mkdir(parents=True)
+    with pytest.raises(StorageError) as failure:
+        DirectoryStorage(root, clock)
+    assert str(failure.value) == f"can't open {root} ({root / '.lock'}): Is a directory"
+
+
 def test_a_file_in_place_of_the_directory_is_told_at_open(root: Path, clock: ManualClock) -> None:
     root.write_bytes(b"")
     with pytest.raises(StorageError, match=r"can't open .*: File exists"):
@@ -307,6 +316,78 @@ async def test_a_storage_that_hangs_is_given_up(
     monkeypatch.setattr("ssl_cert_server.storage.directory._DEADLINE", 0.0)
     with pytest.raises(StorageError, match="no answer in"):
         await storage.get("key")
+
+
+@pytest.mark.parametrize("change", ["put", "delete"])
+@pytest.mark.parametrize("how", ["cancelled", "timed out"])
+async def test_what_was_given_up_never_lands_after_a_later_write(
+    storage: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch, how: str, change: str
+) -> None:
+    held, released = threading.Event(), threading.Event()
+    call = {"put": "_write_temporary", "delete": "_unlink"}[change]
+    original = getattr(DirectoryStorage, call)
+
+    def slow(self: DirectoryStorage, *args: object) -> object:
+        if not held.is_set():
+            held.set()
+            assert released.wait(10)
+        return original(self, *args)
+
+    await storage.put("key", b"before")
+    monkeypatch.setattr(DirectoryStorage, call, slow)
+    time = LoopTime()
+    early = asyncio.create_task(storage.put("key", b"early") if change == "put" else storage.delete("key"))
+    try:
+        assert await asyncio.to_thread(held.wait, 10)
+        if how == "cancelled":
+            early.cancel()
+        await time.advance(31 if how == "timed out" else 0)
+        with pytest.raises(StorageError if how == "timed out" else asyncio.CancelledError):
+            await early
+        await storage.put("key", b"later")
+    finally:
+        released.set()
+    await storage.close()  # waits for the threads
+    assert (root / "key").read_bytes() == b"later"
+    assert left_over(root) == []
+
+
+async def test_nor_where_it_was_given_up_at_the_last_moment(
+    storage: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread has seen that it is still wanted, and is held up right before the rename."""
+    held, acknowledged = threading.Event(), threading.Event()
+    original = Path.replace
+
+    def slow(self: Path, target: Path) -> Path:
+        if not held.is_set():
+            held.set()
+            acknowledged.wait(0.2)  # in vain, as the later one has to wait for this
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", slow)
+    early = asyncio.create_task(storage.put("key", b"early"))
+    assert await asyncio.to_thread(held.wait, 10)
+    early.cancel()
+    await asyncio.wait([early])
+    await storage.put("key", b"later")
+    acknowledged.set()
+    await storage.close()
+    assert (root / "key").read_bytes() == b"later"
+
+
+async def test_closing_a_directory_that_became_read_only_lets_go_of_it_and_says_nothing(
+    root: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = DirectoryStorage(root, clock)
+    await taken(storage)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "open", failing(errno.EROFS))
+        await storage.close()
+    other = DirectoryStorage(root, clock)
+    assert len([*(root / "_leases").glob(".holder-*")]) == 1, "the other's own"
+    await taken(other)
+    await other.close()
 
 
 async def test_after_close_every_call_is_refused_and_closing_again_does_nothing(root: Path, clock: ManualClock) -> None:
@@ -387,6 +468,22 @@ async def test_a_name_that_is_also_a_folder_of_names_is_told(storage: DirectoryS
     await taken(storage, "c")
     with pytest.raises(StorageError, match=r"can't lease .*c/d"):
         await storage.acquire("c/d", 30)
+
+
+async def test_trouble_with_a_lease_names_its_file(
+    storage: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await taken(storage, "certificates/a.example")
+    place = f"{root}/_leases/certificates/a.example: {os.strerror(errno.EROFS)}"
+    monkeypatch.setattr(os, "open", failing(errno.EROFS))
+    for call, action in [
+        (storage.acquire(lease.name, 30), "lease"),
+        (storage.renew(lease, 30), "renew"),
+        (storage.release(lease), "release"),
+    ]:
+        with pytest.raises(StorageError) as failure:
+            await call
+        assert str(failure.value) == f"can't {action} {place}"
 
 
 @contextmanager
