@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ssl_cert_server.errors import StartError
@@ -24,5 +24,6 @@ def pid_file(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if path.exists() and path.read_text() == own:
-            path.unlink()
+        with suppress(OSError):  # what can't be removed any more is of no use, but does no harm either
+            if path.read_text() == own:
+                path.unlink()

@@ -9,10 +9,13 @@ import pytest
 from ssl_cert_server.config.load import parse_config
 from ssl_cert_server.config.schema import LETS_ENCRYPT, LETS_ENCRYPT_STAGING, Config
 from ssl_cert_server.errors import NotPermitted, StorageError
-from ssl_cert_server.model import KeyType
+from ssl_cert_server.issuers.acme import AcmeCa
+from ssl_cert_server.model import Certificate, KeyType
+from ssl_cert_server.renewal.worker import RenewalSchedule
 from ssl_cert_server.server.compose import compose, policy_rules
 from ssl_cert_server.service.policy import Decision, Policy, PolicyRules, SelfSignedRule, Source
 from tests.support.clock import ManualClock
+from tests.support.leaves import make_certificate
 
 
 def _load(text: str) -> Config:
@@ -92,6 +95,24 @@ async def test_the_configured_ca_is_the_one_that_is_asked(
             asking.cancel()
             await asyncio.wait([asking])
     assert set(asked) == {url}
+
+
+async def test_what_was_issued_is_scheduled_as_new_and_hot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = make_certificate("a.com")
+    scheduled: list[tuple[str, Certificate]] = []
+
+    async def issue(*_: object) -> Certificate:
+        return certificate
+
+    monkeypatch.setattr(AcmeCa, "issue", issue)
+    monkeypatch.setattr(RenewalSchedule, "add_new", lambda _, name, new: scheduled.append((name, new)))
+    monkeypatch.chdir(tmp_path)
+    async with compose(_load("domains: [a.com]"), ManualClock()) as parts:
+        transport = httpx2.ASGITransport(app=parts.app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://server") as client:
+            assert (await client.get("/cert/a.com")).json()["fingerprint"] == certificate.fingerprint
+        assert scheduled == [("a.com", certificate)]
+        assert parts.protocol.hot("a.com")
 
 
 async def test_giving_up_answers_those_who_wait_and_tells_them_to_come_back(
