@@ -14,6 +14,8 @@ from tests.support.fleet import Fleet
 
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell starts what runs in its background with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="ssl-cert-server-demo-") as folder:
         print("Starting a CA (Pebble), the server, and nginx with the plugin ...", flush=True)
         with Fleet(Path(folder), retry_after=0) as fleet:
