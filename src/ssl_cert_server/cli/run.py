@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: typer reads the annotations.
 
+import sys
 from pathlib import Path
 
 import typer
@@ -24,7 +25,9 @@ def _announce(file: Path | None, addresses: list[ListenAddress]) -> None:
     typer.echo(f"ssl-cert-server listens on {', '.join(map(str, addresses))} ({source})")
     if file is None:
         typer.echo(f"\nA certificate on the fly, from a local CA of your own:\n\n  {_curl(addresses[0])}\n")
-        typer.echo("Trust that CA with what `ssl-cert-server local-ca root` prints. Ctrl-C stops the server.\n")
+        # By its path where it was called by one: after `make run` it isn't on PATH.
+        program = sys.argv[0] if sys.argv[0].endswith("/ssl-cert-server") else "ssl-cert-server"
+        typer.echo(f"Trust that CA with what `{program} local-ca root` prints. Ctrl-C stops the server.\n")
 
 
 def _curl(address: ListenAddress) -> str:
