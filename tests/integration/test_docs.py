@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -168,8 +167,8 @@ def test_a_backup_holds_what_counts_and_can_be_restored(machine: Machine) -> Non
     machine.server.stop()
     shutil.rmtree(machine.storage)
     machine.storage.mkdir(mode=0o700)
-    with tarfile.open(machine.root / "var/backups/ssl-cert-server/storage.tar.gz") as archive:
-        archive.extractall(machine.storage, filter="data")
+    archive = machine.root / "var/backups/ssl-cert-server/storage.tar.gz"
+    subprocess.run(["tar", "-xzf", archive, "-C", machine.storage], check=True)
     machine.server.start()
     assert machine.server.cert("site1.example.com").json["fingerprint"] == before
     assert machine.pebble.order_count() == orders
