@@ -11,14 +11,7 @@ def handshake(port: int, name: str, root_pem: bytes, *, timeout: float = 60) -> 
 
     :raises ssl.SSLCertVerificationError: what the server showed is not for this name, or not from that root.
     """
-    context = ssl.create_default_context(cadata=root_pem.decode("ascii"))
-    with (
-        socket.create_connection(("127.0.0.1", port), timeout=timeout) as plain,
-        context.wrap_socket(plain, server_hostname=name) as tls,
-    ):
-        leaf = tls.getpeercert(binary_form=True)
-    assert leaf is not None
-    return leaf
+    return _leaf(ssl.create_default_context(cadata=root_pem.decode("ascii")), port, name, timeout)
 
 
 def shown_certificate(port: int, name: str, *, timeout: float = 60) -> bytes:
@@ -26,6 +19,10 @@ def shown_certificate(port: int, name: str, *, timeout: float = 60) -> bytes:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    return _leaf(context, port, name, timeout)
+
+
+def _leaf(context: ssl.SSLContext, port: int, name: str, timeout: float) -> bytes:
     with (
         socket.create_connection(("127.0.0.1", port), timeout=timeout) as plain,
         context.wrap_socket(plain, server_hostname=name) as tls,

@@ -11,12 +11,13 @@ from typing import Annotated
 import typer
 
 from ssl_cert_server.clock import SystemClock
+from ssl_cert_server.config.schema import SelfSigned
 from ssl_cert_server.config.values import organization as organization_name
 from ssl_cert_server.errors import InvalidName, StartError
 from ssl_cert_server.pki.names import normalize_name
 from ssl_cert_server.pki.signing import Validity, self_sign
 
-_ORGANIZATION = ["SSL Cert Server Self-Signed"]
+_ORGANIZATION = list(SelfSigned().organization)
 
 
 def _san(value: str) -> str:

@@ -89,7 +89,7 @@ class AcmeCertificates:
         certificate = await self.stored(name, cert_key)
         if certificate is not None:
             return certificate
-        await self._refuse_while_backing_off(name, cert_key)
+        await self._state_to_go_on_from(name, cert_key)
         return await self._join(name, cert_key, replaces="")
 
     async def renew(self, name: str, cert_key: str, replaces: str) -> Certificate:
@@ -138,9 +138,9 @@ class AcmeCertificates:
         async with self._turn(name, cert_key) as lease:
             certificate = await self._read(name, cert_key)
             if certificate is None or certificate.fingerprint == replaces:
-                await self._refuse_while_backing_off(name, cert_key)
+                state = await self._state_to_go_on_from(name, cert_key)
                 await self._storage.check_writable()
-                certificate = await self._order(name, cert_key, lease)
+                certificate = await self._order(name, cert_key, state, lease)
                 await self._store(name, cert_key, certificate, lease)
         self._on_stored(name, certificate)
         return certificate
@@ -156,9 +156,7 @@ class AcmeCertificates:
         except TimeoutError as error:
             raise Overloaded(f"{name}: not its turn within {_WAIT_DEADLINE:.0f} s", _OVERLOADED_RETRY) from error
 
-    async def _order(self, name: str, cert_key: str, lease: Lease) -> Certificate:
-        state = await load_state(self._storage, cert_key)
-
+    async def _order(self, name: str, cert_key: str, state: NameState, lease: Lease) -> Certificate:
         async def keep(order: OpenOrder) -> None:
             nonlocal state
             state = replace(state, order=order)
@@ -214,12 +212,17 @@ class AcmeCertificates:
                 await self._clock.sleep(attempt * (1 + self._clock.random()))
         await save_state(self._storage, cert_key, NameState(), lease)
 
-    async def _refuse_while_backing_off(self, name: str, cert_key: str) -> None:
+    async def _state_to_go_on_from(self, name: str, cert_key: str) -> NameState:
+        """Read what is kept of a name that may be tried now.
+
+        :raises BackingOff: it failed lately.
+        """
         state = await load_state(self._storage, cert_key)
         now = self._clock.now()
         # A failure from the future was noted by a clock that ran ahead: its back-off could last for months.
         if state.failed_at <= now < state.retry_at:
             raise _backing_off(name, state, now)
+        return state
 
 
 def _ends_order(error: Exception) -> bool:

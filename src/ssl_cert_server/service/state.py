@@ -24,31 +24,33 @@ class NameState:
     order: OpenOrder | None = None
 
 
-async def load_state(storage: Storage, name: str) -> NameState:
-    """Read what is kept of a name; one that can't be parsed counts as nothing kept.
+async def load_state(storage: Storage, cert_key: str) -> NameState:
+    """Read what is kept beside a certificate; a state that can't be parsed counts as nothing kept.
 
     :raises StorageError: it can't be read.
     """
-    stored = await storage.get(_key(name))
+    stored = await storage.get(_key(cert_key))
     if stored is None:
         return NameState()
     try:
         return _parse(stored)
     except (ValueError, TypeError, KeyError):
         # Not `key=`: what stands under that word is blanked in the log.
-        _log.warning("state.unreadable", name=name, state_key=_key(name), remedy="it is ignored and written anew")
+        _log.warning(
+            "state.unreadable", cert_key=cert_key, state_key=_key(cert_key), remedy="it is ignored and written anew"
+        )
         return NameState()
 
 
-async def save_state(storage: Storage, name: str, state: NameState, lease: Lease) -> None:
-    """Write what is kept of a name; a state with nothing in it is removed.
+async def save_state(storage: Storage, cert_key: str, state: NameState, lease: Lease) -> None:
+    """Write what is kept beside a certificate; a state with nothing in it is removed.
 
     :raises StorageError: it can't be written.
     """
     if state == NameState():
-        await storage.delete(_key(name), lease=lease)
+        await storage.delete(_key(cert_key), lease=lease)
     else:
-        await storage.put(_key(name), json.dumps(asdict(state)).encode(), lease=lease)
+        await storage.put(_key(cert_key), json.dumps(asdict(state)).encode(), lease=lease)
 
 
 def _parse(stored: bytes) -> NameState:
@@ -63,5 +65,5 @@ def _parse(stored: bytes) -> NameState:
     )
 
 
-def _key(name: str) -> str:
-    return f"_state/{name}"
+def _key(cert_key: str) -> str:
+    return f"_state/{cert_key}"

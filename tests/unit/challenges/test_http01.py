@@ -35,16 +35,6 @@ hostile = pytest.mark.parametrize("token", HOSTILE.values(), ids=HOSTILE.keys())
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def storage(clock: ManualClock) -> FaultyStorage:
-    return FaultyStorage(clock)
-
-
-@pytest.fixture
 def responder(storage: FaultyStorage, clock: ManualClock) -> Http01Responder:
     return Http01Responder(storage, clock)
 

@@ -9,21 +9,11 @@ import pytest
 
 from ssl_cert_server.acme.client import AcmeClient
 from ssl_cert_server.issuers.account import AcmeAccount
-from tests.support.clock import AutoClock, ManualClock
+from tests.support.clock import AutoClock
 from tests.support.fake_ca import FakeCa
 from tests.support.faulty_storage import FaultyStorage
 
 MakeAccount = Callable[[], AcmeAccount]
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def storage(clock: ManualClock) -> FaultyStorage:
-    return FaultyStorage(clock)
 
 
 @pytest.fixture

@@ -10,11 +10,6 @@ from tests.support.clock import START, ManualClock
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def queue(clock: ManualClock) -> DueQueue:
     return DueQueue(clock)
 

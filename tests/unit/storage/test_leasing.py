@@ -29,11 +29,6 @@ class Work:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def storage(clock: ManualClock) -> FaultyStorage:
     return FaultyStorage(clock)
 
