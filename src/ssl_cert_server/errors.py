@@ -9,17 +9,24 @@
     │   ├── InvalidName            not a host name we could answer for
     │   └── NotPermitted           no rule of the configuration covers the name
     ├── InvalidCertificate       whoever made it: key and chain that can't be used
+    ├── LookupFailed             nobody: DNS gave no usable answer
     ├── StorageError             the operator: storage refused, is full, or is gone
     │   └── LeaseLost              nobody: another instance took over this work
     ├── Unavailable              nobody: ask again after ``retry_after`` seconds
     │   ├── BackingOff             the name failed lately and isn't tried before then
+    │   ├── BudgetSpent            the CA's limits, or our own, leave no room now
+    │   ├── CaClosed               every CA failed lately, and none is asked before then
+    │   ├── AskFailed              the endpoint of ``ask`` gave no verdict
     │   ├── Overloaded             too many issuances wait already
     │   └── DeadlineExceeded       it took longer than the caller may wait
     └── AcmeError                the CA, or the way to it; carries ``retry_after``
         ├── CaUnreachable          no usable answer: connection, TLS, time-out
         ├── MalformedResponse      an answer that RFC 8555 doesn't allow
         ├── CaProblem              the CA said no, in a problem document
-        └── OrderFailed            an order or authorization ended as invalid
+        ├── OrderFailed            an order or authorization ended as invalid
+        │   └── ValidationFailed     the CA did not find a challenge's answer
+        ├── PreflightFailed        the CA would have failed, so it was not asked
+        └── ChallengeFailed        a challenge's answer could not be put in its place
 
 A message tells what happened, to which name or key, and what to do. None ever holds a private key, a token or a
 key authorization.
@@ -84,6 +91,10 @@ class InvalidCertificate(CertServerError):
     """A private key and chain that can't be used: unparsable, not a pair, expired, for another name."""
 
 
+class LookupFailed(CertServerError):
+    """DNS gave no usable answer: a time-out, SERVFAIL, REFUSED. That a name doesn't exist is an answer."""
+
+
 class StorageError(CertServerError):
     """Storage refused, is full, or can't be reached."""
 
@@ -102,6 +113,25 @@ class Unavailable(CertServerError):
 
 class BackingOff(Unavailable):
     """The name failed lately and isn't tried before ``retry_after``."""
+
+
+class BudgetSpent(Unavailable):
+    """The CA's limits, or our own, leave no room now. The message names the limit.
+
+    ``everyone`` tells whether the limit holds for every name, not only for those that were asked for.
+    """
+
+    def __init__(self, message: str, retry_after: float, *, everyone: bool) -> None:
+        super().__init__(message, retry_after)
+        self.everyone = everyone
+
+
+class CaClosed(Unavailable):
+    """Every CA failed lately, and none is asked before ``retry_after``, for whatever name."""
+
+
+class AskFailed(Unavailable):
+    """The endpoint of ``ask`` could not be reached, or gave neither yes nor no."""
 
 
 class Overloaded(Unavailable):
@@ -142,9 +172,35 @@ class CaProblem(AcmeError):
 
     @property
     def passing(self) -> bool:
-        """Whether the CA can't now (a limit, a fault of its own), rather than won't."""
-        return self.status >= 429
+        """Whether the CA can't now (a limit, a fault of its own), rather than won't.
+
+        What is no problem document of ACME's is not the CA's word, but that of something before it; a 404 counts as one
+        all the same, since a CA that forgot a resource may say so in any words.
+        """
+        return self.status >= 429 or (self.type == "about:blank" and self.status not in (404, 410))
 
 
 class OrderFailed(AcmeError):
     """An order or one of its authorizations ended as invalid; the message holds the CA's own words."""
+
+
+class ValidationFailed(OrderFailed):
+    """The CA looked for a challenge's answer and did not find it, so the order is invalid.
+
+    ``name`` is the name as it was ordered, ``challenge`` the challenge's type (``http-01``), ``problem`` the type of
+    the CA's problem document (``connection``).
+    """
+
+    def __init__(self, message: str, *, name: str, challenge: str, problem: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.challenge = challenge
+        self.problem = problem
+
+
+class PreflightFailed(AcmeError):
+    """What the CA would look at says that it would refuse, so it was not asked: addresses, or CAA."""
+
+
+class ChallengeFailed(AcmeError):
+    """A challenge's answer could not be put in its place: a DNS provider refused, or its servers don't show it."""

@@ -15,11 +15,26 @@ class CertificateType(enum.IntEnum):
     TLS_ALPN_CHALLENGE = 101
 
 
+class KeyFamily(enum.StrEnum):
+    """What clients tell apart: a server may hold a certificate of each family for one name."""
+
+    ECDSA = "ecdsa"
+    RSA = "rsa"
+
+
 class KeyType(enum.StrEnum):
     """What a leaf's private key is."""
 
     ECDSA_P256 = "ecdsa-p256"
+    ECDSA_P384 = "ecdsa-p384"
     RSA_2048 = "rsa-2048"
+    RSA_3072 = "rsa-3072"
+    RSA_4096 = "rsa-4096"
+
+    @property
+    def family(self) -> KeyFamily:
+        """The family it belongs to."""
+        return KeyFamily(self.partition("-")[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +43,7 @@ class Certificate:
 
     ``key_pem`` is SEC 1 or PKCS #1 PEM, ``chain_pem`` the chain leaf first, ``fingerprint`` the lower-case hex SHA-1
     of the leaf's DER, ``not_before`` and ``not_after`` Unix seconds, ``names`` the leaf's DNS names in lower case,
-    wildcards as they stand.
+    wildcards as they stand, and its IP addresses in RFC 5952 form, ``family`` what its key is.
     """
 
     key_pem: bytes = field(repr=False)
@@ -37,6 +52,7 @@ class Certificate:
     not_before: int
     not_after: int
     names: frozenset[str]
+    family: KeyFamily
 
     @property
     def stored(self) -> bytes:
@@ -47,6 +63,39 @@ class Certificate:
     def lifetime(self) -> int:
         """Seconds from notBefore to notAfter."""
         return self.not_after - self.not_before
+
+
+class Permission(enum.Enum):
+    """Who permitted that a certificate is issued for a name."""
+
+    LISTED = "listed"
+    """The operator, by the name itself or by a wildcard that covers it."""
+
+    PATTERN = "pattern"
+    """The operator, by a pattern: strangers choose among the names that match."""
+
+    ASK = "ask"
+    """Nobody yet: the endpoint of ``ask`` has to be asked before anything is issued."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a certificate is for.
+
+    ``cert_key`` is its storage key (empty where none is stored). The rest says what is ordered: ``names`` that go into
+    one certificate, as they are ordered (wildcards with their ``*.``, IP addresses in RFC 5952 form), the ``family``
+    of its key, and whose ``permission`` there is.
+    """
+
+    cert_key: str = ""
+    names: tuple[str, ...] = ()
+    family: KeyFamily = KeyFamily.ECDSA
+    permission: Permission = Permission.LISTED
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether a stranger's question brought the name up."""
+        return self.permission is not Permission.LISTED
 
 
 @dataclass(frozen=True, slots=True)

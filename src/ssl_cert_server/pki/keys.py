@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from ssl_cert_server.errors import InvalidCertificate
-from ssl_cert_server.model import KeyType
+from ssl_cert_server.model import KeyFamily, KeyType
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+_CURVES: Mapping[KeyType, ec.EllipticCurve] = {KeyType.ECDSA_P256: ec.SECP256R1(), KeyType.ECDSA_P384: ec.SECP384R1()}
+_RSA_BITS: Mapping[KeyType, int] = {KeyType.RSA_2048: 2048, KeyType.RSA_3072: 3072, KeyType.RSA_4096: 4096}
 
 
 def generate_key(key_type: KeyType) -> PrivateKey:
     """Make a new private key. RSA takes a tenth of a second and more: call it in a thread."""
-    if key_type is KeyType.RSA_2048:
-        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return ec.generate_private_key(ec.SECP256R1())
+    if key_type in _RSA_BITS:
+        return rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS[key_type])
+    return ec.generate_private_key(_CURVES[key_type])
+
+
+def family_of(key: PrivateKey) -> KeyFamily:
+    """Tell which family a key belongs to."""
+    return KeyFamily.RSA if isinstance(key, rsa.RSAPrivateKey) else KeyFamily.ECDSA
 
 
 def key_to_pem(key: PrivateKey) -> bytes:

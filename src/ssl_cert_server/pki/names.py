@@ -1,7 +1,8 @@
-"""Host names: one spelling for each, and nothing hostile past this point."""
+"""Host names and IP addresses: one spelling for each, and nothing hostile past this point."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 from ssl_cert_server.errors import InvalidName
@@ -40,11 +41,55 @@ def normalize_name(raw: str) -> str:
     return name
 
 
+def normalize_identifier(raw: str) -> str:
+    """Give the one spelling of a host name (see :func:`normalize_name`) or of an IP address.
+
+    IPv6 addresses come out in RFC 5952 form, without the brackets they may have come in, and without a zone. One that
+    stands for an IPv4 address (``::ffff:192.0.2.1``, as sockets of both families say) comes out as that.
+
+    :raises InvalidName: with one line that is safe to show a stranger.
+    """
+    address = _address(raw[1:-1]) if raw.startswith("[") and raw.endswith("]") and ":" in raw else _address(raw)
+    if address is None:
+        return normalize_name(raw)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None:
+            raise InvalidName("invalid IP address: zones are known to one machine only")
+        return str(address.ipv4_mapped or address)
+    return str(address)
+
+
+def is_ip(name: str) -> bool:
+    """Tell whether a name is an IP address."""
+    return _address(name) is not None
+
+
+def reverse_name(ip: str) -> str:
+    """Give the name under which DNS looks an IP address up: ``1.2.0.192.in-addr.arpa`` (RFC 8738 section 6)."""
+    return ipaddress.ip_address(ip).reverse_pointer
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a URL's host is this very machine, whatever DNS says."""
+    address = _address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
+
+
 def covers(san: str, name: str) -> bool:
-    """Tell whether a certificate's DNS name covers a host name (RFC 6125 section 6.4.3: one whole left-most label)."""
+    """Tell whether a certificate's name covers another.
+
+    A wildcard stands for one whole left-most label (RFC 6125 section 6.4.3); an IP address covers itself alone.
+    """
     if san == name:
         return True
-    return san.startswith("*.") and "." in name and san[2:] == name.partition(".")[2]
+    return san.startswith("*.") and "." in name and san[2:] == name.partition(".")[2] and not is_ip(name)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
 
 
 def _encode_idna(name: str) -> str:

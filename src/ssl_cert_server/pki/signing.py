@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ssl_cert_server.errors import InvalidCertificate
 from ssl_cert_server.model import Certificate, KeyType
+from ssl_cert_server.pki.alternative_names import to_extension
 from ssl_cert_server.pki.keys import PrivateKey, generate_key, key_from_pem
 from ssl_cert_server.pki.x509 import assemble
 
@@ -107,15 +107,7 @@ def _server_builder(
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     if not names:
         return builder
-    alternative_names = x509.SubjectAlternativeName([_general_name(name) for name in names])
-    return builder.add_extension(alternative_names, critical=not subject)
-
-
-def _general_name(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
+    return builder.add_extension(to_extension(names), critical=not subject)
 
 
 def _key_usage(*, digital_signature: bool, key_cert_sign: bool) -> x509.KeyUsage:

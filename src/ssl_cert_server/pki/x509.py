@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ssl_cert_server.errors import InvalidCertificate
 from ssl_cert_server.model import Certificate
-from ssl_cert_server.pki.keys import PrivateKey, key_from_pem, key_to_pem
+from ssl_cert_server.pki.alternative_names import names_of
+from ssl_cert_server.pki.keys import PrivateKey, family_of, key_from_pem, key_to_pem
 from ssl_cert_server.pki.names import covers
 
 _UNPARSABLE = (
@@ -47,7 +48,7 @@ def assemble(key: PrivateKey, chain_pem: bytes) -> Certificate:
     try:
         chain = x509.load_pem_x509_certificates(chain_pem)
         leaf = chain[0]
-        names = _dns_names(leaf)
+        names = names_of(leaf.extensions)
         matches = _public_bytes(leaf.public_key()) == _public_bytes(key.public_key())
     except _UNPARSABLE as error:
         raise InvalidCertificate(f"the certificate chain can't be parsed: {error}") from error
@@ -63,6 +64,7 @@ def assemble(key: PrivateKey, chain_pem: bytes) -> Certificate:
         not_before=int(leaf.not_valid_before_utc.timestamp()),
         not_after=int(leaf.not_valid_after_utc.timestamp()),
         names=names,
+        family=family_of(key),
     )
 
 
@@ -90,18 +92,10 @@ def check_usable(certificate: Certificate, now: float) -> None:
 def check_covers(certificate: Certificate, name: str) -> None:
     """Refuse a certificate that is for other names.
 
-    :raises InvalidCertificate: none of the leaf's DNS names covers ``name``.
+    :raises InvalidCertificate: none of the leaf's names covers ``name``.
     """
     if not any(covers(san, name) for san in certificate.names):
         raise InvalidCertificate(f"the certificate does not cover {name}")
-
-
-def _dns_names(leaf: x509.Certificate) -> frozenset[str]:
-    try:
-        extension = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except x509.ExtensionNotFound:
-        return frozenset()
-    return frozenset(name.lower() for name in extension.value.get_values_for_type(x509.DNSName))
 
 
 def _public_bytes(key: object) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ssl_cert_server.errors import InvalidName
-from ssl_cert_server.pki.names import covers, normalize_name
+from ssl_cert_server.pki.names import covers, is_ip, normalize_identifier, normalize_name, reverse_name
 from ssl_cert_server.storage.base import check_key
 
 LABEL_63 = "a" * 63
@@ -205,7 +206,141 @@ def test_a_normalised_name_is_ldh_and_stays_itself(raw: str) -> None:
         ("*.*.com", "www.example.com", False),
         ("*.example.com", "*.example.com", True),
         ("", "example.com", False),
+        ("192.0.2.1", "192.0.2.1", True),
+        ("2001:db8::1", "2001:db8::1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("*.0.2.1", "192.0.2.1", False),
     ],
 )
 def test_a_wildcard_covers_one_whole_left_most_label(san: str, name: str, covered: bool) -> None:
     assert covers(san, name) is covered
+
+
+# --- IP addresses
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("255.255.255.255", "255.255.255.255"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("2001:0DB8:0000:0000:0000:0000:0000:0001", "2001:db8::1"),
+        ("2001:db8:0:0:1:0:0:1", "2001:db8::1:0:0:1"),  # RFC 5952 section 4.2.3: the first of the longest
+        ("2001:db8:0:1:1:1:1:1", "2001:db8:0:1:1:1:1:1"),  # and never for a single field
+        ("::", "::"),
+        ("[::1]", "::1"),
+        ("2001:db8::192.0.2.1", "2001:db8::c000:201"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("[::FFFF:c000:0201]", "192.0.2.1"),
+        ("EXAMPLE.com.", "example.com"),
+        ("m\u00fcnchen.de", "xn--mnchen-3ya.de"),
+    ],
+)
+def test_every_spelling_gives_the_one_identifier(raw: str, name: str) -> None:
+    assert normalize_identifier(raw) == name
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "",
+        "[]",
+        "[192.0.2.1]",
+        "[2001:db8::1",
+        "2001:db8::1]",
+        "[[2001:db8::1]]",
+        "[2001:db8::1]:443",
+        "192.0.2.1:443",
+        "192.0.2.1.",
+        "192.0.2.01",
+        "192.0.2.256",
+        "192.0.2",
+        "3221225985",
+        "0xc0000201",
+        "1.2.3.4.5",
+        "192.0.2.0/24",
+        "fe80::1%eth0",
+        "[fe80::1%25eth0]",
+        "2001:db8::1::2",
+        "2001:db8::12345",
+        ":",
+        " 192.0.2.1",
+        "192.0.2.1\n",
+        "\u0661\u0669\u0662.0.2.1",
+        "\uff11\uff19\uff12.0.2.1",
+        "*.example.com",
+        "[example.com]",
+        "1" * 100_000,
+        ":" * 100_000,
+        "1." * 100_000,
+    ],
+)
+def test_refuses_what_is_neither_name_nor_address(raw: str) -> None:
+    with pytest.raises(InvalidName) as refusal:
+        normalize_identifier(raw)
+    assert len(str(refusal.value)) < 120
+    assert str(refusal.value).isprintable()
+
+
+@given(st.ip_addresses())
+def test_an_address_stays_itself_and_is_one_file_in_storage(address: ipaddress.IPv4Address) -> None:
+    name = normalize_identifier(str(address))
+    assert normalize_identifier(name) == name == name.lower()
+    assert is_ip(name)
+    assert covers(name, name)
+    assert check_key(name) == [name]
+    if ":" in name:
+        assert normalize_identifier(f"[{name}]") == name
+        assert normalize_identifier(address.exploded.upper()) == name
+
+
+@given(hostile_names)
+def test_an_identifier_is_a_name_or_an_address_and_never_both(raw: str) -> None:
+    try:
+        name = normalize_identifier(raw)
+    except InvalidName:
+        return
+    assert normalize_identifier(name) == name
+    assert is_ip(name) != bool(LDH.fullmatch(name) and not name.rpartition(".")[2].isdigit())
+    if not is_ip(name):
+        assert normalize_name(raw) == name
+
+
+@given(st.text() | st.ip_addresses().map(str), st.text() | st.ip_addresses().map(str))
+def test_an_address_is_covered_by_itself_alone(san: str, name: str) -> None:
+    if is_ip(name):
+        assert covers(san, name) is (san == name)
+        assert not covers("*." + name.partition(".")[2], name)
+
+
+_label = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,5}[a-z0-9])?", fullmatch=True)
+_hosts = st.lists(_label, min_size=1, max_size=4).map(lambda labels: ".".join([*labels, "example"]))
+
+
+@given(_hosts, _label)
+def test_a_wildcard_covers_each_label_under_its_parent_and_nothing_else(parent: str, label: str) -> None:
+    wildcard = f"*.{parent}"
+    assert covers(wildcard, f"{label}.{parent}")
+    assert covers(wildcard, wildcard)
+    for other in (parent, f"x.{label}.{parent}", f"{label}{parent}", f"{label}.{parent}.example", f"{label}-{parent}"):
+        assert not covers(wildcard, other)
+
+
+@pytest.mark.parametrize(
+    ("ip", "name"),
+    [
+        ("192.0.2.1", "1.2.0.192.in-addr.arpa"),
+        # RFC 8738 section 6
+        ("2001:db8::1", "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa"),
+    ],
+)
+def test_reverse_names(ip: str, name: str) -> None:
+    assert reverse_name(ip) == name
+    assert normalize_name(name) == name, "it is a host name, as an SNI is"
+
+
+@pytest.mark.parametrize("name", ["example.com", "1.example", "*.example.com", "", "192.0.2", "[::1]", "192.0.2.1."])
+def test_what_is_no_address(name: str) -> None:
+    assert not is_ip(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
 
 import pytest
 from cryptography import x509
@@ -91,8 +92,24 @@ def test_names_are_lower_case_and_wildcards_stay() -> None:
     assert parse_certificate(pair.stored).names == {"*.example.com", "example.com"}
 
 
-def test_the_common_name_and_ip_addresses_are_no_names() -> None:
+def test_the_common_name_is_no_name() -> None:
     assert parse_certificate(make_pair().stored).names == frozenset()
+
+
+def test_addresses_are_names_in_their_one_spelling() -> None:
+    addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in ("192.0.2.1", "2001:DB8:0:0::1")]
+    others = [x509.DNSName("a.example"), x509.RFC822Name("b@a.example"), x509.UniformResourceIdentifier("https://c/")]
+    pair = make_pair(extensions=[x509.SubjectAlternativeName([*addresses, *others])])
+    certificate = parse_certificate(pair.stored)
+    assert certificate.names == {"192.0.2.1", "2001:db8::1", "a.example"}
+    check_covers(certificate, "2001:db8::1")
+    with pytest.raises(InvalidCertificate, match=r"does not cover 192\.0\.2\.2"):
+        check_covers(certificate, "192.0.2.2")
+
+
+def test_an_address_that_stands_there_as_a_host_name_is_none() -> None:
+    """No client takes it for the address."""
+    assert parse_certificate(make_pair(["192.0.2.1", "2001:db8::1", "a.example"]).stored).names == {"a.example"}
 
 
 @pytest.mark.parametrize(
