@@ -1,16 +1,17 @@
-"""A CA's directory, nonces and signed requests (RFC 8555 sections 6, 7.1.1 to 7.3)."""
+"""A CA's directory, nonces and signed requests (RFC 8555 sections 6, 7.1.1 to 7.3), and its advice (RFC 9773)."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import Any
 
 import httpx2
 
+from ssl_cert_server.acme import accounts
+from ssl_cert_server.acme.accounts import ExternalAccount
+from ssl_cert_server.acme.ari import RenewalInfo
+from ssl_cert_server.acme.directory import Directory
 from ssl_cert_server.acme.jose import AccountKey
-from ssl_cert_server.acme.messages import Directory
-from ssl_cert_server.acme.nonces import NoncePool
+from ssl_cert_server.acme.nonces import NoncePool, SeenNonces
 from ssl_cert_server.acme.problems import ca_problem
 from ssl_cert_server.acme.retry import ATTEMPTS, jittered, with_retries
 from ssl_cert_server.acme.transport import Answer, exchange
@@ -40,6 +41,7 @@ class AcmeClient:
         self._http = http
         self._clock = clock
         self._nonces = NoncePool()
+        self._seen = SeenNonces()
         self._directory: Directory | None = None
         self._directory_until = 0.0
         self._directory_lock = asyncio.Lock()
@@ -49,23 +51,47 @@ class AcmeClient:
         """Where things are; asked once a day, and again after a failure."""
         return await with_retries(self._current_directory, self._clock)
 
-    async def new_account(self, key: AccountKey, contact: tuple[str, ...] = ()) -> str:
+    async def new_account(
+        self, key: AccountKey, contact: tuple[str, ...] = (), eab: ExternalAccount | None = None
+    ) -> str:
         """Register the key, or find its account; the result is the account's URL (section 7.3).
 
-        ``contact`` holds URLs (``mailto:admin@example.com``). Calling this agrees to the CA's terms of service.
+        ``contact`` holds URLs (``mailto:admin@example.com``). Calling this agrees to the CA's terms of service. A CA
+        that wants ``eab`` and isn't given it is not asked: CaProblem, type ``externalAccountRequired``.
         """
         directory = await self.directory()
-        if directory.external_account_required:
-            raise CaProblem(
-                f"{self._directory_url}: this CA gives accounts to its own customers only (external account binding)",
-                type="externalAccountRequired",
-                status=403,
-            )
-        payload: dict[str, Any] = {"termsOfServiceAgreed": True}
-        if contact:
-            payload["contact"] = list(contact)
-        answer = await self.post(directory.new_account, json.dumps(payload).encode(), key=key, kid=None)
+        payload = accounts.new_account(self._directory_url, directory, key, contact, eab)
+        answer = await self.post(directory.new_account, payload, key=key, kid=None)
         return answer.created("newAccount")
+
+    async def find_account(self, key: AccountKey) -> str | None:
+        """Give the URL of the key's account, None where the CA knows none (section 7.3.1)."""
+        directory = await self.directory()
+        try:
+            answer = await self.post(directory.new_account, accounts.existing_account(), key=key, kid=None)
+        except CaProblem as problem:
+            if problem.type != "accountDoesNotExist":
+                raise
+            return None
+        return answer.created("newAccount")
+
+    async def renewal_info(self, ari_id: str) -> RenewalInfo:
+        """Ask when a certificate would best be renewed; ``ari_id`` is what :func:`ari.ari_id` gave of it.
+
+        Not signed, and counted against no account. AcmeError itself where the CA gives no such advice.
+        """
+        directory = await self.directory()
+        if directory.renewal_info is None:
+            raise AcmeError(f"{self._directory_url}: this CA gives no renewal information (RFC 9773)")
+        url = f"{directory.renewal_info.rstrip('/')}/{ari_id}"
+
+        async def attempt() -> Answer:
+            answer = await self._exchange("GET", url)
+            _raise_refusal(answer)
+            return answer
+
+        answer = await with_retries(attempt, self._clock)
+        return RenewalInfo.parse(answer.decoded("renewalInfo"), retry_after=answer.retry_after)
 
     async def post(
         self,
@@ -130,14 +156,18 @@ class AcmeClient:
             return self._directory
 
     def _distrust_directory(self, error: AcmeError) -> None:
-        # The CA may have moved a resource; a day of asking at the old place would follow.
-        if isinstance(error, CaUnreachable) or (isinstance(error, CaProblem) and error.status == 404):
+        # The CA may have moved a resource or ended a profile; a day of the same mistake would follow.
+        stale = isinstance(error, CaProblem) and (error.status == 404 or error.type == "invalidProfile")
+        if stale or isinstance(error, CaUnreachable):
             self._directory = None
 
     async def _exchange(
         self, method: str, url: str, *, headers: dict[str, str] | None = None, content: bytes | None = None
     ) -> Answer:
-        return await exchange(self._http, method, url, now=self._clock.now(), headers=headers, content=content)
+        # What a GET gives may come from a cache, its nonce too.
+        seen = None if method == "GET" else self._seen
+        now = self._clock.now()
+        return await exchange(self._http, method, url, now=now, headers=headers, content=content, seen=seen)
 
 
 def _refusal(answer: Answer) -> CaProblem | None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from ssl_cert_server.acme.text import one_line
 from ssl_cert_server.errors import MalformedResponse
 
+URL_SCHEMES = ("https://", "http://")
 _Status = TypeVar("_Status", bound=enum.StrEnum)
 
 
@@ -47,7 +48,7 @@ def url_field(document: dict[str, Any], name: str, what: str) -> str:
 
 def url_of(value: object, name: str, what: str) -> str:
     """The value, which came from field ``name``, as an absolute URL."""
-    if not isinstance(value, str) or not value.startswith(("https://", "http://")):
+    if not isinstance(value, str) or not value.startswith(URL_SCHEMES):
         raise MalformedResponse(f"{what}: field {name!r} is not a URL")
     return value
 
@@ -65,6 +66,12 @@ def optional_text(value: object, name: str) -> str:
     """A field of what may be an object, or "" where there is no such string."""
     text = value.get(name) if isinstance(value, dict) else None
     return text if isinstance(text, str) else ""
+
+
+def optional_url(document: dict[str, Any], name: str) -> str | None:
+    """A field that may be an absolute URL, or None where it is anything else."""
+    text = optional_text(document, name)
+    return text if text.startswith(URL_SCHEMES) else None
 
 
 def optional_list(value: object) -> list[object]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from josepy.json_util import encode_b64jose
-from josepy.jwa import ES256, ES384, RS256, JWASignature
+from josepy.jwa import ES256, ES384, HS256, RS256, JWASignature
 from josepy.jwk import JWKEC, JWKRSA
 
 from ssl_cert_server.errors import InvalidCertificate
@@ -59,22 +61,34 @@ class AccountKey:
         """What proves to the CA that this account controls a name (RFC 8555 section 8.1). A secret until used."""
         return f"{token}.{self.thumbprint()}"
 
-    def sign(self, payload: bytes, *, url: str, nonce: str, kid: str | None) -> bytes:
+    def public_jwk(self) -> dict[str, Any]:
+        """Give the public half (RFC 7517)."""
+        jwk: dict[str, Any] = self._jwk.to_json()
+        return jwk
+
+    def sign(self, payload: bytes, *, url: str, nonce: str | None, kid: str | None) -> bytes:
         """Make a request's body: a flattened JSON JWS (RFC 8555 section 6.2).
 
         ``kid`` is the account's URL; None puts the public key there instead, for newAccount. An empty ``payload`` is
-        POST-as-GET.
+        POST-as-GET. What goes into another request as its payload has no ``nonce``.
         """
-        signer = {"jwk": self._jwk.to_json()} if kid is None else {"kid": kid}
-        return self._jws({"alg": self._algorithm.name, "nonce": nonce, "url": url, **signer}, payload)
+        header: dict[str, Any] = {"alg": self._algorithm.name, "url": url}
+        if nonce is not None:
+            header["nonce"] = nonce
+        header |= {"jwk": self.public_jwk()} if kid is None else {"kid": kid}
+        return json.dumps(_jws(header, payload, lambda signed: self._algorithm.sign(self._key, signed))).encode()
 
-    def _jws(self, header: dict[str, object], payload: bytes) -> bytes:
-        protected = encode_b64jose(json.dumps(header).encode())
-        encoded = encode_b64jose(payload)
-        signature = self._algorithm.sign(self._key, f"{protected}.{encoded}".encode())
-        return json.dumps(
-            {"protected": protected, "payload": encoded, "signature": encode_b64jose(signature)},
-        ).encode()
+
+def sign_by_hmac(payload: bytes, secret: bytes, *, kid: str, url: str) -> dict[str, str]:
+    """Make the JWS that binds an account to an external one (RFC 8555 section 7.3.4)."""
+    return _jws({"alg": HS256.name, "kid": kid, "url": url}, payload, lambda signed: HS256.sign(secret, signed))
+
+
+def _jws(header: dict[str, Any], payload: bytes, sign: Callable[[bytes], bytes]) -> dict[str, str]:
+    protected = encode_b64jose(json.dumps(header).encode())
+    encoded = encode_b64jose(payload)
+    signature = sign(f"{protected}.{encoded}".encode())
+    return {"protected": protected, "payload": encoded, "signature": encode_b64jose(signature)}
 
 
 def _algorithm(key: PrivateKey) -> JWASignature:

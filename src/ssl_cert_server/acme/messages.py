@@ -49,27 +49,6 @@ class AuthorizationStatus(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Directory:
-    """Where a CA's resources are (section 7.1.1)."""
-
-    new_nonce: str
-    new_account: str
-    new_order: str
-    external_account_required: bool = False
-
-    @classmethod
-    def parse(cls, value: object) -> Directory:
-        document = object_of(value, "directory")
-        meta = document.get("meta")
-        return cls(
-            new_nonce=url_field(document, "newNonce", "directory"),
-            new_account=url_field(document, "newAccount", "directory"),
-            new_order=url_field(document, "newOrder", "directory"),
-            external_account_required=isinstance(meta, dict) and meta.get("externalAccountRequired") is True,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Identifier:
     """What is certified: ``type`` is ``dns`` or ``ip`` (section 9.7.7)."""
 

@@ -6,15 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from ssl_cert_server.acme.authorize import ChallengeSolver, authorize
+from ssl_cert_server.acme.authorize import ChallengeChoice, authorize
 from ssl_cert_server.acme.messages import Order, OrderStatus
 from ssl_cert_server.acme.polling import FIRST_DELAY, poll
 from ssl_cert_server.acme.retry import is_transient, jittered
 from ssl_cert_server.acme.session import AcmeSession
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import AcmeError, CaProblem, MalformedResponse, OrderFailed
-
-__all__ = ["ChallengeSolver", "obtain"]
 
 _MAX_STEPS = 10
 """A straight order takes four; more than these and the CA is going round in circles."""
@@ -26,57 +24,53 @@ async def obtain(
     session: AcmeSession,
     names: Sequence[str],
     csr_der: bytes,
-    solver: ChallengeSolver,
+    choice: ChallengeChoice,
     clock: Clock,
     *,
     order_url: str | None = None,
     on_order: Callable[[str], Awaitable[None]] | None = None,
+    profile: str | None = None,
+    replaces: str | None = None,
+    preferred_chain: str | None = None,
 ) -> bytes:
     """Get a certificate; the result is its chain in PEM, leaf first.
 
     ``on_order`` is awaited with a new order's URL before anything is done for it: whoever keeps the URL and the CSR's
     key can resume the order by ``order_url``, in whatever state it is. A resumed order that was finalized before gives
-    the certificate of *that* CSR.
+    the certificate of *that* CSR. ``profile`` and ``replaces`` are for new orders (see AcmeSession.new_order),
+    ``preferred_chain`` is for the download (see AcmeSession.certificate).
 
     Takes as long as the CA does: callers set a deadline. Cancelling it at any point takes back the challenge answers.
 
+    :raises ValidationFailed: the CA did not find the answer to a challenge, and the order is invalid.
     :raises OrderFailed: the order is invalid, and resuming it is of no use.
     :raises AcmeError: all else; the order may be resumed, after ``retry_after`` where it is set. A 404 on an
         ``order_url`` means that the CA forgot the order.
     """
-    order = await _open(session, names, order_url, on_order)
+    if order_url is not None:
+        order = await session.order(order_url)
+    else:
+        order = await session.new_order(names, profile=profile, replaces=replaces)
+        _log.info("acme.order.created", names=list(names), order=order.url)
+        if on_order is not None:
+            await on_order(order.url)
     for _ in range(_MAX_STEPS):
         match order.status:
             case OrderStatus.PENDING:
-                order = await _authorize(session, order, solver, clock)
+                order = await _authorize(session, order, choice, clock)
             case OrderStatus.READY:
                 order = await _finalize(session, order, csr_der, clock)
             case OrderStatus.PROCESSING:
                 order = await _leave(session, order, clock)
             case OrderStatus.VALID:
-                return await _download(session, order)
+                return await _download(session, order, preferred_chain)
             case OrderStatus.INVALID:
                 raise _failure(order, names)
     raise AcmeError(f"order for {_summary(names)}: still {order.status} after {_MAX_STEPS} steps")
 
 
-async def _open(
-    session: AcmeSession,
-    names: Sequence[str],
-    order_url: str | None,
-    on_order: Callable[[str], Awaitable[None]] | None,
-) -> Order:
-    if order_url is not None:
-        return await session.order(order_url)
-    order = await session.new_order(names)
-    _log.info("acme.order.created", names=list(names), order=order.url)
-    if on_order is not None:
-        await on_order(order.url)
-    return order
-
-
-async def _authorize(session: AcmeSession, order: Order, solver: ChallengeSolver, clock: Clock) -> Order:
-    await authorize(session, order, solver, clock)
+async def _authorize(session: AcmeSession, order: Order, choice: ChallengeChoice, clock: Clock) -> Order:
+    await authorize(session, order, choice, clock)
     order = await session.order(order.url)
     return await _leave(session, order, clock) if order.status is OrderStatus.PENDING else order
 
@@ -105,10 +99,10 @@ async def _finalize(session: AcmeSession, order: Order, csr_der: bytes, clock: C
     return await session.order(order.url)
 
 
-async def _download(session: AcmeSession, order: Order) -> bytes:
+async def _download(session: AcmeSession, order: Order, preferred_chain: str | None) -> bytes:
     if order.certificate is None:
         raise MalformedResponse("order: it is valid but has no certificate")
-    return await session.certificate(order.certificate)
+    return await session.certificate(order.certificate, preferred_chain=preferred_chain)
 
 
 def _failure(order: Order, names: Sequence[str]) -> OrderFailed:

@@ -13,6 +13,9 @@ from pathlib import Path
 import httpx2
 
 from ssl_cert_server import __version__
+from ssl_cert_server.acme.fields import URL_SCHEMES
+from ssl_cert_server.acme.links import alternates
+from ssl_cert_server.acme.nonces import SeenNonces
 from ssl_cert_server.acme.retry_after import parse_retry_after
 from ssl_cert_server.acme.text import one_line
 from ssl_cert_server.errors import CaUnreachable, MalformedResponse, StartError
@@ -34,12 +37,17 @@ _HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back. ``retry_after`` is in seconds, ``nonce`` the Replay-Nonce where it is a proper one."""
+    """What came back.
+
+    ``retry_after`` is in seconds, ``nonce`` the Replay-Nonce where it is a proper one, ``alternates`` the URLs where
+    there is another form of the same.
+    """
 
     status: int
     location: str | None
     nonce: str | None
     retry_after: float | None
+    alternates: tuple[str, ...]
     body: bytes = field(repr=False)
 
     def decoded(self, what: str) -> object:
@@ -58,7 +66,7 @@ class Answer:
 
         :raises MalformedResponse: there is none in the Location header.
         """
-        if self.location is None or not self.location.startswith(("https://", "http://")):
+        if self.location is None or not self.location.startswith(URL_SCHEMES):
             raise MalformedResponse(f"{what}: the Location header is missing or no URL")
         return self.location
 
@@ -88,8 +96,11 @@ async def exchange(
     now: float,
     headers: Mapping[str, str] | None = None,
     content: bytes | None = None,
+    seen: SeenNonces | None = None,
 ) -> Answer:
     """Send a request and read the whole answer, whatever its status.
+
+    An answer whose nonce is in ``seen`` belongs to an earlier request; its connection is not used again.
 
     :raises CaUnreachable: nothing usable came back.
     :raises MalformedResponse: a redirect, or an answer that is too long or compressed.
@@ -101,7 +112,11 @@ async def exchange(
                 method, url, headers={**_HEADERS, **(headers or {})}, content=content, follow_redirects=False
             ) as response,
         ):
-            return await _read(response, now)
+            nonce = _nonce(response)
+            if seen is not None and nonce is not None and not seen.add(nonce):
+                # Leaving the answer unread closes the connection, and what else may be waiting in it.
+                raise CaUnreachable(f"{_where(method, url)}: the answer to an earlier request came again")
+            return await _read(response, url, now)
     except TimeoutError as error:
         raise CaUnreachable(f"{_where(method, url)}: no answer within {REQUEST_DEADLINE:g} s") from error
     except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
@@ -111,7 +126,7 @@ async def exchange(
         raise MalformedResponse(f"{_where(method, url)}: {error}") from None
 
 
-async def _read(response: httpx2.Response, now: float) -> Answer:
+async def _read(response: httpx2.Response, url: str, now: float) -> Answer:
     if response.headers.get("content-encoding", "identity") != "identity":
         raise MalformedResponse("the answer is compressed, though we asked for none")
     body = bytearray()
@@ -122,16 +137,21 @@ async def _read(response: httpx2.Response, now: float) -> Answer:
     if not (200 <= response.status_code < 300 or response.status_code >= 400):
         # A signed request is made for one URL: it can't be sent elsewhere.
         raise MalformedResponse(f"status {response.status_code} where RFC 8555 has none")
-    nonce = response.headers.get("replay-nonce", "")
     return Answer(
         status=response.status_code,
         location=response.headers.get("location"),
-        # RFC 8555 section 6.5.1: nonces of any other form are to be ignored.
-        nonce=nonce if _NONCE.fullmatch(nonce) else None,
+        nonce=_nonce(response),
         retry_after=parse_retry_after(response.headers.get("retry-after"), now),
+        alternates=alternates(response.headers.get_list("link"), url),
         body=bytes(body),
     )
 
 
 def _where(method: str, url: str) -> str:
     return f"{method} {one_line(url, 200)}"
+
+
+def _nonce(response: httpx2.Response) -> str | None:
+    nonce = response.headers.get("replay-nonce", "")
+    # RFC 8555 section 6.5.1: nonces of any other form are to be ignored.
+    return nonce if _NONCE.fullmatch(nonce) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx2
 import pytest
@@ -66,6 +67,7 @@ class Bench:
     key: AccountKey
     session: AcmeSession
     solver: RecordingSolver
+    solvers: dict[str, list[RecordingSolver]] = field(default_factory=dict)
 
     async def obtain(
         self,
@@ -73,9 +75,16 @@ class Bench:
         order_url: str | None = None,
         on_order: Callable[[str], Awaitable[None]] | None = None,
         csr_names: Sequence[str] | None = None,
+        **options: Any,
     ) -> bytes:
         csr = make_csr(LEAF_KEY, csr_names or names)
-        return await obtain(self.session, names, csr, self.solver, self.clock, order_url=order_url, on_order=on_order)
+        return await obtain(
+            self.session, names, csr, self.choice, self.clock, order_url=order_url, on_order=on_order, **options
+        )
+
+    def choice(self, name: str) -> Sequence[RecordingSolver]:
+        """What obtain is given: ``solvers`` for the name where the test set some, else the one solver."""
+        return self.solvers.get(name, [self.solver])
 
 
 @pytest.fixture

@@ -32,16 +32,6 @@ async def test_an_existing_account_is_found(bench: Bench) -> None:
     assert len(bench.ca.accounts) == 1
 
 
-async def test_a_ca_for_customers_only_is_not_even_asked(bench: Bench) -> None:
-    bench.ca.external_account_required = True
-    async with httpx2.AsyncClient(transport=bench.ca) as http:
-        client = AcmeClient(bench.ca.directory_url, http, bench.clock)
-        with pytest.raises(CaProblem, match="external account binding") as caught:
-            await client.new_account(bench.key)
-    assert caught.value.type == "externalAccountRequired"
-    assert "newAccount" not in bench.ca.requests
-
-
 @pytest.mark.parametrize("location", [None, "", "/account/1"])
 async def test_an_account_without_a_url(bench: Bench, location: str | None) -> None:
     headers = {} if location is None else {"Location": location}

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ssl_cert_server.acme.messages import Authorization, AuthorizationStatus, Directory, Order, OrderStatus
+from ssl_cert_server.acme.directory import Directory
+from ssl_cert_server.acme.messages import Authorization, AuthorizationStatus, Order, OrderStatus
 from ssl_cert_server.errors import MalformedResponse
 
 DIRECTORY = {"newNonce": "https://ca.test/n", "newAccount": "https://ca.test/a", "newOrder": "https://ca.test/o"}
@@ -27,6 +28,19 @@ def test_directory() -> None:
     directory = Directory.parse({**DIRECTORY, "meta": {"externalAccountRequired": True, "x": 1}, "renewalInfo": 5})
     assert directory == Directory("https://ca.test/n", "https://ca.test/a", "https://ca.test/o", True)
     assert not Directory.parse({**DIRECTORY, "meta": "what"}).external_account_required
+
+
+def test_directory_with_all_that_a_ca_may_offer() -> None:
+    offered = {name: f"https://ca.test/{name}" for name in ("revokeCert", "keyChange", "renewalInfo")}
+    meta = {"profiles": {"classic": "the old one", "odd": 5}, "caaIdentities": ["ca.test", 7]}
+    directory = Directory.parse({**DIRECTORY, **offered, "meta": meta})
+    assert directory.revoke_cert == "https://ca.test/revokeCert"
+    assert directory.key_change == "https://ca.test/keyChange"
+    assert directory.renewal_info == "https://ca.test/renewalInfo"
+    assert directory.profiles == {"classic": "the old one", "odd": ""}
+    assert directory.caa_identities == ("ca.test",)
+    odd = Directory.parse({**DIRECTORY, "revokeCert": "/here", "meta": {"profiles": ["a"], "caaIdentities": "ca.test"}})
+    assert (odd.revoke_cert, dict(odd.profiles), odd.caa_identities) == (None, {}, ())
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 5, True])

@@ -11,7 +11,15 @@ import pytest
 from cryptography import x509
 
 from ssl_cert_server.acme.order import obtain
-from ssl_cert_server.errors import AcmeError, CaProblem, CaUnreachable, CertServerError, MalformedResponse, OrderFailed
+from ssl_cert_server.errors import (
+    AcmeError,
+    CaProblem,
+    CaUnreachable,
+    CertServerError,
+    MalformedResponse,
+    OrderFailed,
+    ValidationFailed,
+)
 from ssl_cert_server.pki.csr import make_csr
 from tests.support.clock import ManualClock
 from tests.support.fake_ca import BASE, STEPS, Cut, problem
@@ -174,11 +182,12 @@ async def test_an_authorization_that_is_over_already(bench: Bench, status: str) 
 
 async def test_no_challenge_that_we_solve(bench: Bench) -> None:
     bench.ca.extra_challenges = [PERSIST, UNKNOWN]
-    with pytest.raises(OrderFailed, match=r"^\*\.a\.example: .* no http-01 .*dns-persist-01, quantum-01"):
+    with pytest.raises(OrderFailed, match=r"^\*\.a\.example: .*dns-persist-01, quantum-01; .*: http-01\)"):
         await bench.obtain("*.a.example")
 
 
 async def test_our_challenge_without_a_token(bench: Bench) -> None:
+    bench.ca.challenges = ()
     bench.ca.extra_challenges = [{"type": "http-01", "url": f"{BASE}/challenge/0", "status": "pending"}]
     with pytest.raises(MalformedResponse, match=r"a\.example: http-01 has no url or token"):
         await bench.obtain("a.example")
@@ -382,7 +391,7 @@ async def test_cancelled_while_presenting(bench: Bench) -> None:
 async def test_cancelled_while_polling(bench: Bench) -> None:
     bench.ca.authz_polls, clock = 10**9, ManualClock()
     csr = make_csr(LEAF_KEY, ["a.example"])
-    work = asyncio.ensure_future(obtain(bench.session, ["a.example"], csr, bench.solver, clock))
+    work = asyncio.ensure_future(obtain(bench.session, ["a.example"], csr, bench.choice, clock))
     for _ in range(40):
         await clock.advance(0.1)
     assert clock.sleeps == pytest.approx([0.3, 0.6, 1.2, 2.4])
@@ -435,3 +444,49 @@ async def test_no_secret_is_ever_logged_or_raised(bench: Bench, capsys: pytest.C
     secrets = [authz.token for authz in bench.ca.authzs] + [bench.key.thumbprint()]
     secrets += bench.key.to_pem().decode().splitlines()[1:-1]
     assert [secret for secret in secrets if secret in shown] == []
+
+
+@pytest.mark.parametrize(
+    "answer", [httpx2.Response(200, text="<html>log in</html>"), httpx2.Response(403, text="<html>no</html>")]
+)
+async def test_a_challenge_is_answered_again_where_something_else_answered(
+    bench: Bench, answer: httpx2.Response
+) -> None:
+    bench.ca.fail("challenge", answer)
+    check(await bench.obtain("a.example"), "a.example")
+    assert bench.ca.requests.count("challenge") == 2
+    assert len(bench.ca.orders) == 1
+
+
+async def test_a_challenge_that_nothing_sensible_answers_ends_it(bench: Bench) -> None:
+    bench.ca.fail("challenge", *[httpx2.Response(200, text="<html>") for _ in range(9)])
+    with pytest.raises(MalformedResponse, match="challenge: the answer is not JSON"):
+        await bench.obtain("a.example")
+    assert bench.ca.requests.count("challenge") == 3
+    assert cleaned_up(bench)
+
+
+async def test_a_ca_that_leaves_a_failed_challenge_pending_has_found_nothing(bench: Bench) -> None:
+    bench.ca.authz_polls = 99
+    original = bench.ca._offered
+
+    def offered(number: int) -> list[dict[str, Any]]:
+        found = original(number)
+        for challenge in found:
+            if challenge["status"] == "processing":
+                challenge |= {"status": "pending", "error": {"type": "urn:ietf:params:acme:error:connection"}}
+        return found
+
+    bench.ca._offered = offered  # type: ignore[method-assign]
+    with pytest.raises(ValidationFailed, match=r"a\.example") as caught:
+        await bench.obtain("a.example")
+    assert (caught.value.challenge, caught.value.problem) == ("http-01", "connection")
+    assert cleaned_up(bench)
+
+
+async def test_a_chain_that_is_cut_off_is_not_taken(bench: Bench) -> None:
+    whole = await bench.obtain("a.example")
+    cut = whole + whole[: len(whole) // 2]
+    bench.ca.fail("certificate", *[httpx2.Response(200, content=cut) for _ in range(9)])
+    with pytest.raises(MalformedResponse, match="the chain is cut off"):
+        await bench.obtain("b.example")

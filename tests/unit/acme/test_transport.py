@@ -12,6 +12,7 @@ import pytest
 
 from ssl_cert_server import __version__
 from ssl_cert_server.acme import transport
+from ssl_cert_server.acme.nonces import SeenNonces
 from ssl_cert_server.acme.transport import MAX_BODY, Answer, exchange, open_http_client
 from ssl_cert_server.errors import CaUnreachable, MalformedResponse, StartError
 from tests.support.fake_ca import Cut
@@ -42,9 +43,17 @@ async def ask(answer: httpx2.Response | Exception, url: str = URL, now: float = 
 
 
 async def test_answer_with_all_its_headers() -> None:
-    headers = {"Location": "https://ca.test/l", "Replay-Nonce": "abc-_1", "Retry-After": "5"}
+    headers = [("Location", "https://ca.test/l"), ("Replay-Nonce", "abc-_1"), ("Retry-After", "5")]
+    headers += [("Link", "</a/1>;rel=alternate"), ("Link", '<https://b.test/2>;rel="alternate"')]
     answer = await ask(httpx2.Response(404, content=b"body", headers=headers))
-    assert answer == Answer(status=404, location="https://ca.test/l", nonce="abc-_1", retry_after=5.0, body=b"body")
+    assert answer == Answer(
+        status=404,
+        location="https://ca.test/l",
+        nonce="abc-_1",
+        retry_after=5.0,
+        alternates=("https://ca.test/a/1", "https://b.test/2"),
+        body=b"body",
+    )
 
 
 async def test_retry_after_as_a_date_counts_from_now() -> None:
@@ -155,3 +164,23 @@ async def test_client_without_a_bundle_opens() -> None:
     async with open_http_client() as http:
         assert http.timeout.read == transport.REQUEST_DEADLINE
         assert not http.follow_redirects
+
+
+async def test_an_answer_whose_nonce_was_seen_is_not_read() -> None:
+    seen = SeenNonces()
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"Replay-Nonce": "same"}, content=b"{}")
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(handle)) as http:
+        assert (await exchange(http, "POST", URL, now=0, seen=seen)).nonce == "same"
+        with pytest.raises(CaUnreachable, match="the answer to an earlier request came again"):
+            await exchange(http, "POST", URL, now=0, seen=seen)
+        assert (await exchange(http, "GET", URL, now=0)).nonce == "same"
+
+
+def test_seen_nonces_are_bounded() -> None:
+    seen = SeenNonces()
+    assert all(seen.add(str(number)) for number in range(10_000))
+    assert not seen.add("9999")
+    assert seen.add("0"), "long forgotten"
