@@ -102,7 +102,27 @@ class DirectoryStorage:
 
     async def acquire(self, name: str, seconds: float) -> Lease | None:
         check_key(name)
-        return await self._run(f"_leases/{name}", "lease", lambda: self._leases.acquire(name, seconds))
+        call, taken = _Call(), list[Lease]()
+
+        def take() -> Lease | None:
+            lease = self._leases.acquire(name, seconds)
+            if lease is not None:
+                taken.append(lease)
+                if call.given_up:
+                    give_back()
+            return lease
+
+        def give_back() -> None:
+            with suppress(IndexError):  # either of the two that call this comes first
+                self._leases.release(taken.pop())
+
+        try:
+            return await self._run(f"_leases/{name}", "lease", take, call)
+        except BaseException:
+            # A lease that nobody knows of would keep everybody waiting until it lapses.
+            with suppress(RuntimeError):  # closed, and all leases free
+                self._threads.submit(give_back)
+            raise
 
     async def renew(self, lease: Lease, seconds: float) -> None:
         await self._run(f"_leases/{lease.name}", "renew", lambda: self._leases.renew(lease, seconds))
