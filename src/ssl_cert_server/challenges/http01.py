@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 
+from ssl_cert_server.challenges import left_over
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.storage.base import Storage
 
 _FOLDER = "_challenges/http-01"
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,200}")
-# Far longer than any CA leaves an authorization pending that somebody still works on.
-_LEFT_OVER_AFTER = 7 * 86_400.0
 
 
 class Http01Responder:
@@ -53,18 +52,14 @@ class Http01Responder:
             return self._pending[token]
         if not _TOKEN.fullmatch(token):
             return None
-        record = _parse(await self._storage.get(_key(token)))
-        return record[0] if record else None
+        return _parse(await self._storage.get(_key(token)))
 
     async def remove_left_over(self) -> None:
         """Remove what instances that were killed left behind a week ago.
 
         :raises StorageError: storage can't be read or written now.
         """
-        async for key in self._storage.list(_FOLDER):
-            record = _parse(await self._storage.get(key))
-            if record is None or record[1] < self._clock.now() - _LEFT_OVER_AFTER:
-                await self._storage.delete(key)
+        await left_over.remove_left_over(self._storage, _FOLDER, self._clock)
 
 
 def _key(token: str) -> str:
@@ -73,9 +68,8 @@ def _key(token: str) -> str:
     return f"{_FOLDER}/{token}"
 
 
-def _parse(stored: bytes | None) -> tuple[str, float] | None:
+def _parse(stored: bytes | None) -> str | None:
     try:
-        record = json.loads(stored or b"")
-        return str(record["key_authorization"]), float(record["created"])
+        return str(json.loads(stored or b"")["key_authorization"])
     except (ValueError, TypeError, KeyError):
         return None

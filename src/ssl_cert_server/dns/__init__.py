@@ -1,0 +1,1 @@
+"""Questions to the DNS: to a resolver, or to one authoritative server."""
