@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from ssl_cert_server.acme.accounts import ExternalAccount
 from ssl_cert_server.acme.client import AcmeClient
 from ssl_cert_server.acme.jose import AccountKey
 from ssl_cert_server.acme.session import AcmeSession
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import InvalidCertificate, StorageError
+from ssl_cert_server.errors import CaProblem, InvalidCertificate, StorageError
 from ssl_cert_server.storage.base import Lease, Storage
 from ssl_cert_server.storage.leasing import leased
 
@@ -27,10 +28,11 @@ _PREDECESSOR_CAS = frozenset({"acme-v02.api.letsencrypt.org", "acme-staging-v02.
 
 @dataclass(frozen=True, slots=True)
 class AccountPlace:
-    """Where an account's key and URL are kept."""
+    """Where an account's key and URL are kept, and ``next_key``: one that the CA may know already instead."""
 
     key: str
     url: str
+    next_key: str
 
     @classmethod
     def at(cls, directory_url: str) -> AccountPlace:
@@ -38,20 +40,31 @@ class AccountPlace:
         host = urlsplit(directory_url).hostname or ""
         ca = f"{host}-{hashlib.sha256(directory_url.encode()).hexdigest()[:8]}"
         key = _PREDECESSOR_KEY if host in _PREDECESSOR_CAS else f"_accounts/{ca}.key"
-        return cls(key, f"_accounts/{ca}.json")
+        return cls(key, f"_accounts/{ca}.json", f"_accounts/{ca}.next.key")
 
 
 class AcmeAccount:
     """The account this server has, or gets, at one CA. ``email`` may be empty."""
 
-    def __init__(self, storage: Storage, client: AcmeClient, clock: Clock, *, directory_url: str, email: str) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        client: AcmeClient,
+        clock: Clock,
+        *,
+        directory_url: str,
+        email: str,
+        external: ExternalAccount | None = None,
+    ) -> None:
         self._storage = storage
         self._client = client
         self._clock = clock
         self._directory_url = directory_url
         self._contact = (f"mailto:{email}",) if email else ()
+        self._external = external
         self._place = AccountPlace.at(directory_url)
         self._session: AcmeSession | None = None
+        self._stored: tuple[bytes, bytes] | None = None
         self._opening = asyncio.Lock()
 
     async def session(self) -> AcmeSession:
@@ -61,33 +74,114 @@ class AcmeAccount:
         :raises StorageError: key or account can't be kept.
         """
         async with self._opening:
-            if self._session is None:
-                self._session = await self._stored_session() or await self._register()
-            return self._session
+            return await self._current() or await self._register()
 
-    async def forget(self, session: AcmeSession) -> None:
-        """Register anew at the next call, with the same key: the CA doesn't know the account any more."""
+    async def mend(self, session: AcmeSession, error: CaProblem) -> bool:
+        """Tell whether what failed with ``error`` is worth doing again in a new session.
+
+        It is where the account's key was changed meanwhile, by another instance or an operator, and where the CA
+        doesn't know the account any more: the same key is registered anew then.
+        """
         async with self._opening:
-            if self._session is session:
-                self._session = None
-                await self._storage.delete(self._place.url)
+            if await self._current() is not session:
+                return True
+            if error.type != "accountDoesNotExist":
+                return False
+            _log.warning("acme.account.unknown", directory_url=self._directory_url, remedy="registering the key again")
+            await self._storage.delete(self._place.url)
+            # The next one may look the same; whoever failed with this one must see that it is another.
+            self._session = None
+            return True
 
-    async def _stored_session(self) -> AcmeSession | None:
+    async def existing(self) -> AcmeSession | None:
+        """Give the session where there is an account; none is registered.
+
+        :raises StorageError: it can't be read.
+        """
+        async with self._opening:
+            return await self._current()
+
+    async def change_key(self) -> None:
+        """Give the account a new key (RFC 8555 section 7.3.5). A crash on the way loses neither key.
+
+        :raises CertServerError: it failed, and the old key goes on.
+        """
+        async with leased(self._storage, self._place.url, self._clock) as lease:
+            session = await self._session_to_change(lease)
+            key = AccountKey.generate()
+            await self._storage.put(self._place.next_key, key.to_pem(), lease=lease)
+            await session.change_key(key)
+            await self._promote(key, lease)
+        _log.info("acme.account.key_changed", directory_url=self._directory_url)
+
+    async def deactivate(self) -> None:
+        """End the account for good (section 7.3.6); the next issuance registers another one, with a new key.
+
+        :raises CertServerError: it failed.
+        """
+        async with leased(self._storage, self._place.url, self._clock) as lease:
+            session = await self._session_to_change(lease)
+            try:
+                await session.deactivate()
+            except CaProblem as error:
+                if error.type not in ("unauthorized", "accountDoesNotExist"):
+                    raise
+                # It is so already: an earlier attempt was cut short.
+            # The key first: what is left of an account after a crash is the URL, which is of no use without it.
+            await self._storage.delete(self._place.key, lease=lease)
+            await self._storage.delete(self._place.url, lease=lease)
+        _log.info("acme.account.deactivated", directory_url=self._directory_url)
+
+    async def _session_to_change(self, lease: Lease) -> AcmeSession:
+        await self._finish_key_change(lease)
+        session = await self._current()
+        if session is None:
+            raise StorageError(f"there is no account for {self._directory_url} in storage; nothing was changed")
+        return session
+
+    async def _current(self) -> AcmeSession | None:
+        """Give the session for what is stored now; another instance may have changed it."""
+        if await self._storage.get(self._place.next_key) is not None:
+            return None
         key = await self._storage.get(self._place.key)
-        url = _account_url(await self._storage.get(self._place.url))
-        return AcmeSession(self._client, self._parse_key(key), url) if key and url else None
+        record = await self._storage.get(self._place.url)
+        url = _account_url(record)
+        if key is None or record is None or url is None:
+            return None
+        if self._session is None or self._stored != (key, record):
+            self._session, self._stored = AcmeSession(self._client, self._parse_key(key), url), (key, record)
+        return self._session
 
     async def _register(self) -> AcmeSession:
         async with leased(self._storage, self._place.url, self._clock) as lease:
-            session = await self._stored_session()
+            await self._finish_key_change(lease)
+            session = await self._current()
             if session is not None:
                 return session  # a peer was faster
             key = await self._kept_key(lease)
-            url = await self._client.new_account(key, self._contact)
+            url = await self._client.new_account(key, self._contact, self._external)
             record = {"url": url, "directory_url": self._directory_url}
             await self._storage.put(self._place.url, json.dumps(record).encode(), lease=lease)
+            session = await self._current()
         _log.info("acme.account.registered", directory_url=self._directory_url, account=url)
-        return AcmeSession(self._client, key, url)
+        if session is None:
+            raise StorageError(f"the account for {self._directory_url} was removed as soon as it was stored")
+        return session
+
+    async def _finish_key_change(self, lease: Lease) -> None:
+        """After a crash amid a change of the key: settle which of the two the CA knows."""
+        stored = await self._storage.get(self._place.next_key)
+        if stored is None:
+            return
+        key = self._parse_key(stored)
+        if await self._client.find_account(key) is not None:
+            await self._promote(key, lease)
+        else:
+            await self._storage.delete(self._place.next_key, lease=lease)
+
+    async def _promote(self, key: AccountKey, lease: Lease) -> None:
+        await self._storage.put(self._place.key, key.to_pem(), lease=lease)
+        await self._storage.delete(self._place.next_key, lease=lease)
 
     async def _kept_key(self, lease: Lease) -> AccountKey:
         stored = await self._storage.get(self._place.key)

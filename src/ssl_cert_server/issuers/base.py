@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ssl_cert_server.model import Certificate, CertificateType
+from ssl_cert_server.model import Certificate, CertificateType, Subject
 
 
 class Issuer(Protocol):
@@ -14,10 +14,10 @@ class Issuer(Protocol):
     def type(self) -> CertificateType:
         """What the wire protocol calls such a certificate."""
 
-    async def obtain(self, name: str, cert_key: str) -> Certificate:
+    async def obtain(self, name: str, subject: Subject) -> Certificate:
         """Give the certificate for a permitted, normalised name; it is never an expired one.
 
-        ``cert_key`` is the storage key the policy settled on. It may take as long as an issuance takes.
+        ``subject`` is what the policy settled on. It may take as long as an issuance takes.
 
         :raises CertServerError: none could be had; an Unavailable tells when to ask again.
         """

@@ -11,7 +11,7 @@ import secrets
 import structlog
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.model import Certificate, CertificateType
+from ssl_cert_server.model import Certificate, CertificateType, Subject
 from ssl_cert_server.pki.signing import Validity, check_root, make_root, sign_leaf
 from ssl_cert_server.pki.x509 import check_usable, parse_certificate
 from ssl_cert_server.storage.base import Storage
@@ -46,7 +46,7 @@ class LocalCa:
         check_usable(self._root, self._clock.now())
         return self._root
 
-    async def obtain(self, name: str, cert_key: str) -> Certificate:  # noqa: ARG002 - leaves aren't stored
+    async def obtain(self, name: str, subject: Subject) -> Certificate:  # noqa: ARG002 - leaves aren't stored
         root = await self.root()
         validity = Validity.days_from(self._clock.now(), _LEAF_DAYS)
         return sign_leaf(root, name, Validity(validity.not_before, min(validity.not_after, root.not_after)))

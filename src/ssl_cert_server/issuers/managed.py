@@ -8,7 +8,7 @@ import structlog
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import InvalidCertificate, StorageError, Unavailable
-from ssl_cert_server.model import Certificate, CertificateType
+from ssl_cert_server.model import Certificate, CertificateType, Subject
 from ssl_cert_server.pki.x509 import check_usable, parse_certificate
 from ssl_cert_server.storage.base import Storage
 
@@ -20,19 +20,20 @@ _WATCH_EVERY = 2.0
 class ManagedCertificates:
     """Holds the last good certificate of each ``cert_key`` it was asked for.
 
-    ``on_replaced`` is called with the certificate that was replaced.
+    ``on_replaced`` is called with the ``cert_key`` of a certificate that was replaced.
     """
 
     type = CertificateType.MANAGED
 
-    def __init__(self, storage: Storage, clock: Clock, on_replaced: Callable[[Certificate], None]) -> None:
+    def __init__(self, storage: Storage, clock: Clock, on_replaced: Callable[[str], None]) -> None:
         self._storage = storage
         self._clock = clock
         self._on_replaced = on_replaced
         self._good: dict[str, tuple[bytes, Certificate]] = {}
         self._refused: dict[str, tuple[bytes, str]] = {}
 
-    async def obtain(self, name: str, cert_key: str) -> Certificate:
+    async def obtain(self, name: str, subject: Subject) -> Certificate:
+        cert_key = subject.cert_key
         if cert_key not in self._good:
             await self.refresh(cert_key)
         if cert_key not in self._good:
@@ -94,4 +95,4 @@ class ManagedCertificates:
         self._refused.pop(cert_key, None)
         _log.info("managed.loaded", cert_key=cert_key, fingerprint=certificate.fingerprint)
         if previous and previous[1] != certificate:
-            self._on_replaced(previous[1])
+            self._on_replaced(cert_key)

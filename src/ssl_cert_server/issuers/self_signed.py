@@ -9,7 +9,7 @@ import structlog
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import InvalidCertificate, StorageError
-from ssl_cert_server.model import Certificate, CertificateType
+from ssl_cert_server.model import Certificate, CertificateType, Subject
 from ssl_cert_server.pki.signing import Validity, self_sign
 from ssl_cert_server.pki.x509 import check_usable, parse_certificate
 from ssl_cert_server.storage.base import Storage
@@ -32,7 +32,8 @@ class SelfSignedIssuer:
         self._organization = organization
         self._making = asyncio.Lock()
 
-    async def obtain(self, name: str, cert_key: str) -> Certificate:  # noqa: ARG002 - one for all names
+    async def obtain(self, name: str, subject: Subject) -> Certificate:  # noqa: ARG002 - one for all names
+        cert_key = subject.cert_key
         async with self._making:
             certificate = await self._stored(cert_key)
             if certificate is not None and self._clock.now() < _due(certificate):

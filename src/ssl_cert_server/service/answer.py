@@ -17,7 +17,7 @@ _NEAR_EXPIRY = 3600.0 + _REBUILD_EVERY
 
 @dataclass(slots=True)
 class Answer:
-    """A certificate as it goes over the wire.
+    """A certificate as it goes over the wire; ``cert_key`` is where it is stored, empty where it isn't.
 
     ``body`` is the JSON object of the protocol, ``head`` the response's header lines after the status and date lines
     up to the blank one, ``ttl`` in seconds. All three hold until ``bytes_until``; the answer itself, until
@@ -28,6 +28,7 @@ class Answer:
     type: CertificateType
     fresh_until: float
     etag: str
+    cert_key: str = ""
     ttl: int = 0
     body: bytes = field(default=b"", repr=False)
     head: bytes = b""
@@ -71,6 +72,6 @@ class Answer:
         return 2 * len(self.body) + len(self.head) + 1000
 
 
-def make_answer(certificate: Certificate, type: CertificateType, fresh_until: float) -> Answer:
+def make_answer(certificate: Certificate, type: CertificateType, fresh_until: float, cert_key: str = "") -> Answer:
     """Make the answer that hands out ``certificate``; its bytes are built when it is first given."""
-    return Answer(certificate, type, fresh_until, etag=f'"{certificate.fingerprint}"')
+    return Answer(certificate, type, fresh_until, f'"{certificate.fingerprint}"', cert_key)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.model import Certificate
 from ssl_cert_server.service.answer import Answer
 
 
@@ -17,6 +16,7 @@ class AnswerCache:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._answers: OrderedDict[str, tuple[Answer, int]] = OrderedDict()
+        self._by_cert_key: defaultdict[str, set[str]] = defaultdict(set)
 
     def get(self, name: str) -> Answer | None:
         """Give the answer for a name where there is one that holds now."""
@@ -29,14 +29,12 @@ class AnswerCache:
         self._answers.move_to_end(name)
         return entry[0]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._answers
-
     def put(self, name: str, answer: Answer) -> None:
         """Keep an answer, and let the least recently used go where there is no room."""
         self.drop(name)
         size = answer.size + len(name)
         self._answers[name] = (answer, size)
+        self._by_cert_key[answer.cert_key].add(name)
         self._bytes += size
         while self._bytes > self._max_bytes and len(self._answers) > 1:
             self.drop(next(iter(self._answers)))
@@ -44,10 +42,20 @@ class AnswerCache:
     def drop(self, name: str) -> None:
         """Forget a name."""
         entry = self._answers.pop(name, None)
-        if entry is not None:
-            self._bytes -= entry[1]
+        if entry is None:
+            return
+        answer, size = entry
+        self._bytes -= size
+        names = self._by_cert_key[answer.cert_key]
+        names.remove(name)
+        if not names:
+            del self._by_cert_key[answer.cert_key]
 
-    def drop_certificate(self, certificate: Certificate) -> None:
-        """Forget every name that is answered with ``certificate``."""
-        for name in [name for name, (answer, _) in self._answers.items() if answer.certificate == certificate]:
+    def names_of(self, cert_key: str) -> set[str]:
+        """Give the names that are answered with the certificate stored under ``cert_key``."""
+        return set(self._by_cert_key.get(cert_key, ()))
+
+    def drop_certificate(self, cert_key: str) -> None:
+        """Forget every name that is answered with the certificate stored under ``cert_key``."""
+        for name in self.names_of(cert_key):
             self.drop(name)

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Mapping
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import DeadlineExceeded, InvalidCertificate, Overloaded
+from ssl_cert_server.errors import DeadlineExceeded, InvalidCertificate, NotPermitted, Overloaded
 from ssl_cert_server.issuers.base import Issuer
-from ssl_cert_server.model import Certificate
+from ssl_cert_server.model import Certificate, KeyFamily, Subject
 from ssl_cert_server.service.answer import Answer, make_answer
 from ssl_cert_server.service.cache import AnswerCache
 from ssl_cert_server.service.flights import Flights
@@ -30,44 +30,63 @@ class Certificates:
         self._issuers = issuers
         self._clock = clock
         self._fetches: Flights[Answer] = Flights(_MAX_FETCHES)
+        self._fetched: dict[str, str] = {}
 
-    async def answer(self, name: str) -> Answer:
-        """Give the answer for a normalised name.
+    async def answer(self, name: str, family: KeyFamily | None = None) -> Answer:
+        """Give the answer for a normalised name, with a key of ``family`` where the client wants one.
 
-        :raises NotPermitted: no rule covers it.
+        :raises NotPermitted: no rule covers it, or none for that family.
         :raises CertServerError: no certificate could be had.
         """
-        answer = self._cache.get(name)
-        if answer is not None:
-            return answer
-        decision = self._policy.decide(name)
-        if self._fetches.full and name not in self._fetches:
-            raise Overloaded(f"{name}: {_MAX_FETCHES} names wait for their certificates already", _ASK_AGAIN)
-        try:
-            async with asyncio.timeout(ANSWER_DEADLINE):
-                return await self._fetches.join(name, lambda: self._fetch(name, decision))
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"no certificate for {name} in time; the work goes on", _ASK_AGAIN) from error
+        # No path of a request can be such a place: what is in memory is looked up by those, too.
+        place = name if family in (None, self._policy.usual_family) else f"{name} {family}"
+        answer = self._cache.get(place) or await self._miss(place, name, family)
+        if family not in (None, answer.certificate.family):
+            raise NotPermitted(f"{name} has no certificate with an {family.upper()} key here")
+        return answer
 
-    def replace(self, name: str, certificate: Certificate) -> None:
-        """Hand out the ACME certificate that was just stored for a name, where the name is in use at all."""
-        if name in self._cache or name in self._fetches:
-            self._remember(name, certificate, self._issuers[Source.ACME])
+    def replace(self, subject: Subject, certificate: Certificate) -> None:
+        """Hand out the ACME certificate that was just stored, for all names that are in use and answered by it."""
+        fetched = {place for place, cert_key in self._fetched.items() if cert_key == subject.cert_key}
+        for place in self._cache.names_of(subject.cert_key) | fetched:
+            self._remember(place, certificate, self._issuers[Source.ACME], subject)
+            self._fetched.pop(place, None)  # what is being read is older
+
+    def drop(self, cert_key: str) -> None:
+        """Forget the certificate that was stored under ``cert_key``; who asks next is answered anew."""
+        self._cache.drop_certificate(cert_key)
 
     async def close(self) -> None:
         """Give up what is under way."""
         await self._fetches.close()
 
-    async def _fetch(self, name: str, decision: Decision) -> Answer:
-        issuer = self._issuers[decision.source]
-        return self._remember(name, await issuer.obtain(name, decision.cert_key), issuer)
+    async def _miss(self, place: str, name: str, family: KeyFamily | None) -> Answer:
+        decision = self._policy.decide(name, family)
+        if self._fetches.full and place not in self._fetches:
+            raise Overloaded(f"{name}: {_MAX_FETCHES} names wait for their certificates already", _ASK_AGAIN)
+        try:
+            async with asyncio.timeout(ANSWER_DEADLINE):
+                return await self._fetches.join(place, lambda: self._fetch(place, name, decision))
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no certificate for {name} in time; the work goes on", _ASK_AGAIN) from error
 
-    def _remember(self, name: str, certificate: Certificate, issuer: Issuer) -> Answer:
-        known = self._cache.get(name)
-        if known is not None and known.certificate.not_before > certificate.not_before:
-            return known  # renewed while this one was being read
-        answer = make_answer(certificate, issuer.type, issuer.fresh_until(certificate))
+    async def _fetch(self, place: str, name: str, decision: Decision) -> Answer:
+        issuer, subject = self._issuers[decision.source], decision.subject
+        self._fetched[place] = subject.cert_key
+        try:
+            certificate = await issuer.obtain(name, subject)
+        except NotPermitted:
+            if decision.otherwise is None:
+                raise
+            return await self._fetch(place, name, decision.otherwise)
+        finally:
+            overtaken = self._fetched.pop(place, None) is None
+        known = self._cache.get(place) if overtaken else None
+        return known or self._remember(place, certificate, issuer, subject)
+
+    def _remember(self, place: str, certificate: Certificate, issuer: Issuer, subject: Subject) -> Answer:
+        answer = make_answer(certificate, issuer.type, issuer.fresh_until(certificate), subject.cert_key)
         if not answer.holds(self._clock):
-            raise InvalidCertificate(f"the certificate for {name} expired just now")
-        self._cache.put(name, answer)
+            raise InvalidCertificate(f"the certificate for {place} expired just now")
+        self._cache.put(place, answer)
         return answer

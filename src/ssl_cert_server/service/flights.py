@@ -33,17 +33,22 @@ class Flights(Generic[_T]):
 
         The work's outcome, an exception included, goes to every waiter; Unavailable where it was cancelled.
         """
-        task = self._tasks.get(name)
-        if task is None:
-            task = asyncio.create_task(work(), name=f"flight {name}")
-            self._tasks[name] = task
-            task.add_done_callback(lambda done: self._land(name, done))
+        task = self.start(name, work)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if not task.cancelled():
                 raise  # the waiter leaves
             raise Unavailable(f"{name}: the server is stopping", _AFTER_RESTART) from None
+
+    def start(self, name: str, work: Callable[[], Coroutine[Any, Any, _T]]) -> asyncio.Task[_T]:
+        """Start the work on ``name``, unless it is under way; nobody has to wait for it."""
+        task = self._tasks.get(name)
+        if task is None:
+            task = asyncio.create_task(work(), name=f"flight {name}")
+            self._tasks[name] = task
+            task.add_done_callback(lambda done: self._land(name, done))
+        return task
 
     async def close(self) -> None:
         """Cancel what is under way and wait until it ended."""

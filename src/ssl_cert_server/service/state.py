@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import structlog
 
+from ssl_cert_server.errors import BackingOff
 from ssl_cert_server.model import OpenOrder
 from ssl_cert_server.storage.base import Lease, Storage
 
@@ -22,6 +23,22 @@ class NameState:
     retry_at: float = 0.0
     error: str = ""
     order: OpenOrder | None = None
+
+
+def check_not_backing_off(name: str, state: NameState, now: float) -> None:
+    """Refuse a name that failed lately.
+
+    :raises BackingOff: it isn't tried before ``retry_at``.
+    """
+    # A failure from the future was noted by a clock that ran ahead: its back-off could last for months.
+    if state.failed_at <= now < state.retry_at:
+        raise backing_off(name, state, now)
+
+
+def backing_off(name: str, state: NameState, now: float) -> BackingOff:
+    """Give the exception that tells of the last failure, and when the name is tried again."""
+    count = f"failure {state.failures} in a row: " if state.failures else ""
+    return BackingOff(f"{name}: {count}{state.error}", state.retry_at - now)
 
 
 async def load_state(storage: Storage, cert_key: str) -> NameState:

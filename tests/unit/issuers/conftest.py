@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 import httpx2
 import pytest
@@ -13,6 +14,16 @@ from tests.support.clock import AutoClock
 from tests.support.fake_ca import FakeCa
 from tests.support.faulty_storage import FaultyStorage
 
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What an instance of the server has of a CA."""
+
+    client: AcmeClient
+    account: AcmeAccount
+
+
+MakePlace = Callable[[], Place]
 MakeAccount = Callable[[], AcmeAccount]
 
 
@@ -22,14 +33,20 @@ def fake_ca() -> FakeCa:
 
 
 @pytest.fixture
-async def make_account(storage: FaultyStorage, fake_ca: FakeCa) -> AsyncIterator[MakeAccount]:
+async def make_place(storage: FaultyStorage, fake_ca: FakeCa) -> AsyncIterator[MakePlace]:
     """Every call is another instance of the server, with the same storage and CA."""
     async with httpx2.AsyncClient(transport=fake_ca) as http:
 
-        def make() -> AcmeAccount:
+        def make() -> Place:
             # Waiting for a lease or the CA takes no time here; leases don't lapse, as storage has the other clock.
-            clock = AutoClock()
-            client = AcmeClient(fake_ca.directory_url, http, clock)
-            return AcmeAccount(storage, client, clock, directory_url=fake_ca.directory_url, email="admin@example.com")
+            clock, url = AutoClock(), fake_ca.directory_url
+            client = AcmeClient(url, http, clock)
+            account = AcmeAccount(storage, client, clock, directory_url=url, email="admin@example.com")
+            return Place(client, account)
 
         yield make
+
+
+@pytest.fixture
+def make_account(make_place: MakePlace) -> MakeAccount:
+    return lambda: make_place().account

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from ssl_cert_server.acme.jose import AccountKey
 from ssl_cert_server.errors import AcmeError, CaProblem, StorageError
-from ssl_cert_server.issuers.account import AccountPlace
+from ssl_cert_server.issuers.account import AccountPlace, AcmeAccount
 from tests.support.fake_ca import FakeCa, problem
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaks import assert_no_key
@@ -21,6 +21,8 @@ from tests.unit.issuers.conftest import MakeAccount
 PLACE = AccountPlace.at(FakeCa.directory_url)
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 STAGING = "https://acme-staging-v02.api.letsencrypt.org/directory"
+UNKNOWN = CaProblem("no such account", type="accountDoesNotExist", status=400)
+UNAUTHORIZED = CaProblem("the signature is wrong", type="unauthorized", status=401)
 
 
 def registered_keys(ca: FakeCa) -> list[object]:
@@ -167,7 +169,7 @@ async def test_a_forgotten_account_is_registered_anew_with_the_same_key(
     session = await account.session()
     key = await storage.get(PLACE.key)
     fake_ca.accounts.clear()
-    await account.forget(session)
+    assert await account.mend(session, UNKNOWN)
     assert await account.session() is not session
     assert registered_keys(fake_ca) == [public_jwk(key)]
     assert await storage.get(PLACE.key) == key
@@ -176,11 +178,203 @@ async def test_a_forgotten_account_is_registered_anew_with_the_same_key(
 async def test_forgetting_an_earlier_session_leaves_the_present_one(make_account: MakeAccount, fake_ca: FakeCa) -> None:
     account = make_account()
     earlier = await account.session()
-    await account.forget(earlier)
+    assert await account.mend(earlier, UNKNOWN)
     present = await account.session()
-    await account.forget(earlier)
+    assert await account.mend(earlier, UNKNOWN), "it is worth trying in the present one"
     assert await account.session() is present
     assert fake_ca.requests.count("newAccount") == 2
+
+
+async def test_another_refusal_says_nothing_of_the_account(make_account: MakeAccount, fake_ca: FakeCa) -> None:
+    account = make_account()
+    session = await account.session()
+    assert not await account.mend(session, UNAUTHORIZED)
+    assert await account.session() is session
+    assert fake_ca.requests.count("newAccount") == 1
+
+
+async def test_a_refusal_is_worth_another_try_where_another_instance_changed_the_key(make_account: MakeAccount) -> None:
+    account = make_account()
+    session = await account.session()
+    await make_account().change_key()
+    assert await account.mend(session, UNAUTHORIZED)
+    assert await account.session() is not session
+
+
+# --- another key for the account
+
+
+async def works(account: AcmeAccount) -> None:
+    await (await account.session()).new_order(["a.example"])
+
+
+async def test_the_key_is_changed_and_the_account_stays(
+    make_account: MakeAccount, fake_ca: FakeCa, storage: FaultyStorage
+) -> None:
+    account = make_account()
+    await works(account)
+    old = await storage.get(PLACE.key)
+    await make_account().change_key()
+    new = await storage.get(PLACE.key)
+    assert new != old
+    assert registered_keys(fake_ca) == [public_jwk(new)]
+    assert await storage.get(PLACE.next_key) is None
+    await works(account)
+    await works(make_account())
+    assert fake_ca.requests.count("newAccount") == 2, "one to register, one to see that the new key holds"
+
+
+async def test_the_next_key_is_kept_before_the_ca_hears_of_it(
+    make_account: MakeAccount, fake_ca: FakeCa, storage: FaultyStorage
+) -> None:
+    await make_account().session()
+    storage.break_down("put", key=PLACE.next_key)
+    with pytest.raises(StorageError):
+        await make_account().change_key()
+    assert "keyChange" not in fake_ca.requests
+    await works(make_account())
+
+
+async def test_a_refused_change_leaves_the_old_key(
+    make_account: MakeAccount, fake_ca: FakeCa, storage: FaultyStorage
+) -> None:
+    account = make_account()
+    await works(account)
+    old = await storage.get(PLACE.key)
+    fake_ca.fail("keyChange", problem("unauthorized", "no"))
+    with pytest.raises(CaProblem):
+        await account.change_key()
+    await works(account)
+    assert await storage.get(PLACE.key) == old
+    assert await storage.get(PLACE.next_key) is None
+    assert len(fake_ca.accounts) == 1
+
+
+async def crash_while_changing(account: AcmeAccount, fake_ca: FakeCa, storage: FaultyStorage, at: str) -> None:
+    match at:
+        case "the CA has not heard of it":
+            fake_ca.hang = "keyChange"
+        case "the CA has done it":
+            storage.break_down("put", key=PLACE.key)
+        case "the next key is in its place":
+            storage.break_down("delete", key=PLACE.next_key)
+    changing = asyncio.ensure_future(account.change_key())
+    if fake_ca.hang:
+        await fake_ca.reached_hang.wait()
+        changing.cancel()
+    await asyncio.gather(changing, return_exceptions=True)
+    fake_ca.hang = None
+    storage.repair()
+    assert await storage.get(PLACE.next_key) is not None
+
+
+@pytest.mark.parametrize("then", ["work", "change it again", "deactivate", "mend"])
+@pytest.mark.parametrize("at", ["the CA has not heard of it", "the CA has done it", "the next key is in its place"])
+async def test_a_crash_amid_a_change_loses_neither_account_nor_key(
+    make_account: MakeAccount, fake_ca: FakeCa, storage: FaultyStorage, at: str, then: str
+) -> None:
+    running = make_account()
+    session = await running.session()
+    await crash_while_changing(make_account(), fake_ca, storage, at)
+    match then:
+        case "work":
+            await works(make_account())
+        case "change it again":
+            await make_account().change_key()
+        case "mend":
+            assert await running.mend(session, UNAUTHORIZED)
+            await works(running)
+        case "deactivate":
+            await make_account().deactivate()
+            assert [account.status for account in fake_ca.accounts] == ["deactivated"]
+            return
+    assert registered_keys(fake_ca) == [public_jwk(await storage.get(PLACE.key))]
+    assert await storage.get(PLACE.next_key) is None
+    await works(running)
+
+
+async def test_while_a_change_is_unsettled_nothing_is_known_to_exist(
+    make_account: MakeAccount, fake_ca: FakeCa, storage: FaultyStorage
+) -> None:
+    assert await make_account().existing() is None
+    await make_account().session()
+    existing = await make_account().existing()
+    assert existing is not None
+    assert existing.account_url == fake_ca.accounts[0].url
+    await crash_while_changing(make_account(), fake_ca, storage, "the CA has done it")
+    asked = [*fake_ca.requests]
+    assert await make_account().existing() is None
+    assert fake_ca.requests == asked
+
+
+async def test_while_it_cannot_be_settled_neither_key_is_touched(
+    make_account: MakeAccount, fake_ca: FakeCa, storage: FaultyStorage
+) -> None:
+    await make_account().session()
+    await crash_while_changing(make_account(), fake_ca, storage, "the CA has done it")
+    kept = [await storage.get(key) for key in (PLACE.key, PLACE.next_key)]
+    fake_ca.fail("newAccount", *[httpx2.ConnectError("refused")] * 4)
+    with pytest.raises(AcmeError):
+        await make_account().session()
+    assert [await storage.get(key) for key in (PLACE.key, PLACE.next_key)] == kept
+
+
+@pytest.mark.parametrize("what", ["change_key", "deactivate"])
+async def test_without_an_account_there_is_nothing_to_change(
+    make_account: MakeAccount, fake_ca: FakeCa, what: str
+) -> None:
+    with pytest.raises(StorageError, match=r"there is no account for https://ca\.test/directory"):
+        await getattr(make_account(), what)()
+    assert fake_ca.accounts == []
+
+
+# --- the end of an account
+
+
+async def test_after_its_end_another_account_with_another_key_is_registered(
+    make_account: MakeAccount, fake_ca: FakeCa, storage: FaultyStorage
+) -> None:
+    running = make_account()
+    await running.session()
+    old = await storage.get(PLACE.key)
+    await make_account().deactivate()
+    assert await storage.get(PLACE.key) is None
+    await works(running)
+    assert [account.status for account in fake_ca.accounts] == ["deactivated", "valid"]
+    assert await storage.get(PLACE.key) != old
+
+
+async def test_an_end_that_the_ca_refuses_leaves_the_account(make_account: MakeAccount, fake_ca: FakeCa) -> None:
+    account = make_account()
+    await account.session()
+    fake_ca.fail("account", problem("malformed", "no"))
+    with pytest.raises(CaProblem):
+        await account.deactivate()
+    await works(account)
+    assert len(fake_ca.accounts) == 1
+
+
+async def test_an_end_that_the_ca_had_made_already_is_no_failure(
+    make_account: MakeAccount, fake_ca: FakeCa, storage: FaultyStorage
+) -> None:
+    account = make_account()
+    await account.session()
+    fake_ca.fail("account", problem("unauthorized", "the account is deactivated"))
+    await account.deactivate()
+    assert await storage.get(PLACE.key) is None
+    await works(account)
+
+
+async def test_after_an_end_that_was_cut_short_another_account_is_registered(
+    make_account: MakeAccount, fake_ca: FakeCa, storage: FaultyStorage
+) -> None:
+    await make_account().session()
+    storage.break_down("delete", key=PLACE.url)
+    with pytest.raises(StorageError):
+        await make_account().deactivate()
+    storage.repair()
+    await works(make_account())
+    assert [account.status for account in fake_ca.accounts] == ["deactivated", "valid"]
 
 
 # --- a key that can't be used

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 import httpx2
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from josepy.json_util import decode_b64jose
 from structlog.testing import capture_logs
 
+from ssl_cert_server.acme.authorize import ChallengeSolver
 from ssl_cert_server.challenges.http01 import Http01Responder
-from ssl_cert_server.errors import AcmeError, CaProblem, CaUnreachable, OrderFailed, StorageError
-from ssl_cert_server.issuers.account import AcmeAccount
-from ssl_cert_server.issuers.acme import AcmeCa
-from ssl_cert_server.model import Certificate, KeyType, OpenOrder
+from ssl_cert_server.errors import AcmeError, CaProblem, CaUnreachable, OrderFailed, StorageError, ValidationFailed
+from ssl_cert_server.issuers.acme import AcmeCa, CaSettings, CaTerms
+from ssl_cert_server.model import Certificate, KeyFamily, KeyType, OpenOrder
 from ssl_cert_server.pki.keys import generate_key, key_to_pem
 from tests.support.clock import AutoClock
 from tests.support.fake_ca import FakeCa, problem
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaks import assert_no_key
-from tests.unit.issuers.conftest import MakeAccount
+from tests.support.leaves import make_certificate
+from tests.unit.issuers.conftest import MakePlace, Place
 
 NAME = "a.example"
 
@@ -26,23 +32,32 @@ NAME = "a.example"
 class Issuance:
     """One instance of the server, and the open order that it keeps of the name."""
 
-    def __init__(self, account: AcmeAccount, storage: FaultyStorage, key_type: KeyType = KeyType.ECDSA_P256) -> None:
+    def __init__(self, place: Place, storage: FaultyStorage, key_type: KeyType = KeyType.ECDSA_P256) -> None:
         clock = AutoClock()
-        url = FakeCa.directory_url
         self.responder = Http01Responder(storage, clock)
-        self.ca = AcmeCa(account, self.responder, clock, directory_url=url, key_type=key_type)
+        self.settings = CaSettings(FakeCa.directory_url, {key_type.family: key_type})
+        self.family = key_type.family
+        self.ca = AcmeCa(place.account, place.client, clock, self.settings)
         self.orders: list[OpenOrder] = []
 
-    async def issue(self, order: OpenOrder | None = None) -> Certificate:
-        return await self.ca.issue(NAME, order, self._keep)
+    async def issue(self, order: OpenOrder | None = None, *, names: Sequence[str] = (NAME,)) -> Certificate:
+        """Go on with an order, and where it is of no use place another one."""
+        certificate = await self.ca.resume(names, self._choice, order) if order else None
+        return certificate or await self.order(names=names)
+
+    async def order(self, *, names: Sequence[str] = (NAME,), replaces: str | None = None) -> Certificate:
+        return await self.ca.issue(names, self.family, self._choice, replaces=replaces, on_order=self._keep)
+
+    def _choice(self, name: str) -> list[ChallengeSolver]:
+        return [self.responder]
 
     async def _keep(self, order: OpenOrder) -> None:
         self.orders.append(order)
 
 
 @pytest.fixture
-def issuance(make_account: MakeAccount, storage: FaultyStorage) -> Issuance:
-    return Issuance(make_account(), storage)
+def issuance(make_place: MakePlace, storage: FaultyStorage) -> Issuance:
+    return Issuance(make_place(), storage)
 
 
 async def unfinished(issuance: Issuance, fake_ca: FakeCa, step: str) -> OpenOrder:
@@ -59,11 +74,12 @@ async def unfinished(issuance: Issuance, fake_ca: FakeCa, step: str) -> OpenOrde
 
 @pytest.mark.parametrize("key_type", KeyType)
 async def test_a_name_goes_in_and_a_certificate_comes_out(
-    make_account: MakeAccount, storage: FaultyStorage, key_type: KeyType
+    make_place: MakePlace, storage: FaultyStorage, key_type: KeyType
 ) -> None:
-    certificate = await Issuance(make_account(), storage, key_type).issue()
+    certificate = await Issuance(make_place(), storage, key_type).issue()
     assert certificate.names == {NAME}
-    kind = b"RSA PRIVATE KEY" if key_type is KeyType.RSA_2048 else b"EC PRIVATE KEY"
+    assert certificate.family is key_type.family
+    kind = b"RSA PRIVATE KEY" if key_type.family is KeyFamily.RSA else b"EC PRIVATE KEY"
     assert kind in certificate.key_pem
 
 
@@ -81,16 +97,18 @@ async def test_an_order_that_cannot_be_kept_is_not_gone_on_with(issuance: Issuan
         raise StorageError("the disk is gone")
 
     with pytest.raises(StorageError, match="the disk is gone"):
-        await issuance.ca.issue(NAME, None, refused)
+        await issuance.ca.issue(
+            [NAME], issuance.family, lambda name: [issuance.responder], replaces=None, on_order=refused
+        )
     assert "authz" not in fake_ca.requests
 
 
 @pytest.mark.parametrize("step", ["authz", "challenge", "order", "finalize", "certificate"])
 async def test_an_order_cut_short_at_any_step_is_gone_on_with(
-    issuance: Issuance, make_account: MakeAccount, fake_ca: FakeCa, storage: FaultyStorage, step: str
+    issuance: Issuance, make_place: MakePlace, fake_ca: FakeCa, storage: FaultyStorage, step: str
 ) -> None:
     order = await unfinished(issuance, fake_ca, step)
-    another = Issuance(make_account(), storage)
+    another = Issuance(make_place(), storage)
     certificate = await another.issue(order)
     assert certificate.key_pem.decode() == order.key_pem
     assert another.orders == []
@@ -116,14 +134,11 @@ def of_no_use(fake_ca: FakeCa, how: str, order: OpenOrder) -> OpenOrder:
         case "finalized with another key":
             key = key_to_pem(generate_key(KeyType.ECDSA_P256)).decode()
             return OpenOrder(order.directory_url, order.order_url, key)
-        case "of another CA":
-            return OpenOrder("https://other.example/dir", "https://other.example/order/7", order.key_pem)
     return order
 
 
 @pytest.mark.parametrize(
-    "how",
-    ["invalid", "forgotten by the CA", "refused", "its key is damaged", "finalized with another key", "of another CA"],
+    "how", ["invalid", "forgotten by the CA", "refused", "its key is damaged", "finalized with another key"]
 )
 async def test_an_order_of_no_use_is_given_up_for_a_new_one(issuance: Issuance, fake_ca: FakeCa, how: str) -> None:
     await issuance.issue()
@@ -133,9 +148,18 @@ async def test_an_order_of_no_use_is_given_up_for_a_new_one(issuance: Issuance, 
     assert fake_ca.requests.count("newOrder") == 2
     [new] = issuance.orders
     assert (certificate.key_pem.decode(), new.order_url) == (new.key_pem, "https://ca.test/order/1")
-    abandoned = [log for log in logs if log["event"] == "acme.order.abandoned"]
-    assert len(abandoned) == (how != "of another CA")
-    assert all(log["name"] == NAME and log["reason"] for log in abandoned)
+    [abandoned] = [log for log in logs if log["event"] == "acme.order.abandoned"]
+    assert abandoned["names"] == [NAME]
+    assert abandoned["reason"]
+
+
+async def test_an_order_whose_challenge_fails_is_told_as_such(issuance: Issuance, fake_ca: FakeCa) -> None:
+    """Another challenge may do, so that whoever knows of others has to hear of it."""
+    order = await unfinished(issuance, fake_ca, "challenge")
+    fake_ca.responder = lambda name, token: "something else"
+    with pytest.raises(ValidationFailed) as failure:
+        await issuance.ca.resume([NAME], lambda name: [issuance.responder], order)
+    assert (failure.value.name, failure.value.challenge) == (NAME, "http-01")
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -213,6 +237,68 @@ async def test_a_challenge_that_cannot_be_presented_is_not_answered(
     with pytest.raises(StorageError):
         await issuance.issue()
     assert fake_ca.requests.count("challenge") == 1
+
+
+async def test_the_terms_are_the_account_and_what_caa_records_call_the_ca(issuance: Issuance, fake_ca: FakeCa) -> None:
+    assert await issuance.ca.account_url() is None
+    assert fake_ca.requests == []
+    terms = await issuance.ca.terms()
+    assert terms == CaTerms(fake_ca.accounts[0].url, ("ca.test",))
+    assert await issuance.ca.account_url() == terms.account_url
+
+
+async def test_one_certificate_holds_many_names(issuance: Issuance, fake_ca: FakeCa) -> None:
+    names = (NAME, "b.example", "192.0.2.1", "2001:db8::1")
+    assert (await issuance.issue(names=names)).names == {*names}
+
+
+async def test_profile_and_predecessor_go_with_the_order(
+    make_place: MakePlace, storage: FaultyStorage, fake_ca: FakeCa
+) -> None:
+    fake_ca.profiles = {"shortlived": "six days"}
+    fake_ca.renewal_info = {}
+    place, issuance = make_place(), Issuance(make_place(), storage)
+    settings = replace(issuance.settings, profile="shortlived")
+    issuance.ca = AcmeCa(place.account, place.client, AutoClock(), settings)
+    await issuance.order(replaces="aaaa.bbbb")
+    [order] = fake_ca.orders
+    assert (order.asked["profile"], order.asked["replaces"]) == ("shortlived", "aaaa.bbbb")
+
+
+async def test_a_key_changed_elsewhere_meanwhile_costs_nothing(
+    issuance: Issuance, make_place: MakePlace, fake_ca: FakeCa
+) -> None:
+    async def keep(order: OpenOrder) -> None:
+        if len(issuance.orders) == 0:
+            issuance.orders.append(order)
+            await make_place().account.change_key()
+
+    await issuance.ca.issue([NAME], issuance.family, lambda name: [issuance.responder], replaces=None, on_order=keep)
+    assert len(fake_ca.accounts) == 1
+
+
+async def test_a_certificate_is_revoked(issuance: Issuance, fake_ca: FakeCa) -> None:
+    certificate = await issuance.issue()
+    await issuance.ca.revoke(certificate, 4)
+    [revoked] = fake_ca.revoked
+    leaf = x509.load_pem_x509_certificate(certificate.chain_pem)
+    assert decode_b64jose(revoked["certificate"]) == leaf.public_bytes(Encoding.DER)
+    assert revoked["reason"] == 4
+
+
+async def test_advice_is_asked_of_the_ca(issuance: Issuance, fake_ca: FakeCa) -> None:
+    window = {"start": "2027-01-02T00:00:00Z", "end": "2027-01-03T00:00:00Z"}
+    fake_ca.renewal_info, fake_ca.retry_after = {"suggestedWindow": window}, "600"
+    info = await issuance.ca.renewal_info(await issuance.issue())
+    assert info is not None
+    assert (info.end - info.start, info.retry_after) == (86_400, 600)
+
+
+async def test_a_ca_without_advice_gives_none(issuance: Issuance, fake_ca: FakeCa) -> None:
+    assert await issuance.ca.renewal_info(await issuance.issue()) is None
+    fake_ca.renewal_info = {}
+    assert await issuance.ca.renewal_info(make_certificate(NAME)) is None, "it names no issuer's key"
+    assert "renewalInfo" not in fake_ca.requests
 
 
 async def test_no_key_is_in_a_log_or_an_error(issuance: Issuance, fake_ca: FakeCa) -> None:

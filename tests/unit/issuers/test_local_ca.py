@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from ssl_cert_server.errors import InvalidCertificate, StorageError
 from ssl_cert_server.issuers.local_ca import ROOT_KEY, LocalCa
-from ssl_cert_server.model import Certificate
+from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.pki.signing import Validity, make_root
 from tests.support.certs import DAY, make_pair
 from tests.support.clock import START, ManualClock
@@ -33,7 +33,7 @@ def verify(leaf: Certificate, root: Certificate, name: str, when: float) -> None
 
 async def test_a_leaf_verifies_against_the_root(ca: LocalCa, clock: ManualClock) -> None:
     for name in ("localhost", "a.test", "b.internal"):
-        leaf = await ca.obtain(name, "")
+        leaf = await ca.obtain(name, Subject(""))
         verify(leaf, await ca.root(), name, clock.now())
         assert leaf.names == {name}
 
@@ -41,9 +41,9 @@ async def test_a_leaf_verifies_against_the_root(ca: LocalCa, clock: ManualClock)
 async def test_the_root_is_stored_before_it_signs(ca: LocalCa, storage: FaultyStorage) -> None:
     storage.break_down("put")
     with pytest.raises(StorageError):
-        await ca.obtain("a.test", "")
+        await ca.obtain("a.test", Subject(""))
     storage.repair()
-    await ca.obtain("a.test", "")
+    await ca.obtain("a.test", Subject(""))
     assert await storage.get(ROOT_KEY) == (await ca.root()).stored
 
 
@@ -71,7 +71,7 @@ async def test_roots_of_different_storages_differ_in_name(clock: ManualClock) ->
 
 async def test_leaves_are_not_stored(ca: LocalCa, storage: FaultyStorage) -> None:
     for number in range(20):
-        await ca.obtain(f"{number}.test", f"{number}.test")
+        await ca.obtain(f"{number}.test", Subject(f"{number}.test"))
     assert [key async for key in storage.list()] == []
     assert [key async for key in storage.list("_local_ca")] == [ROOT_KEY]
 
@@ -79,13 +79,13 @@ async def test_leaves_are_not_stored(ca: LocalCa, storage: FaultyStorage) -> Non
 async def test_a_leaf_never_outlives_its_root(storage: FaultyStorage, clock: ManualClock) -> None:
     root = make_root("Ours", Validity.days_from(START, 30))
     await storage.put(ROOT_KEY, root.stored)
-    leaf = await LocalCa(storage, clock).obtain("a.test", "")
+    leaf = await LocalCa(storage, clock).obtain("a.test", Subject(""))
     assert leaf.not_after == root.not_after
     verify(leaf, root, "a.test", leaf.not_after - 1)
 
 
 async def test_memory_asks_again_with_a_third_of_the_leafs_life_left(ca: LocalCa) -> None:
-    leaf = await ca.obtain("a.test", "")
+    leaf = await ca.obtain("a.test", Subject(""))
     assert leaf.not_after == int(START) + 90 * DAY
     assert ca.fresh_until(leaf) == pytest.approx(START + 60 * DAY, abs=300)
 
@@ -97,7 +97,7 @@ async def test_an_expired_root_signs_nothing_and_is_kept(
     await clock.advance(3651 * DAY)
     for instance in (ca, LocalCa(storage, clock)):
         with pytest.raises(InvalidCertificate, match="expired"):
-            await instance.obtain("a.test", "")
+            await instance.obtain("a.test", Subject(""))
     assert await storage.get(ROOT_KEY) == root.stored
 
 
@@ -111,12 +111,12 @@ async def test_what_is_no_root_is_refused_and_not_overwritten(
 ) -> None:
     await storage.put(ROOT_KEY, stored)
     with pytest.raises(InvalidCertificate):
-        await ca.obtain("a.test", "")
+        await ca.obtain("a.test", Subject(""))
     assert await storage.get(ROOT_KEY) == stored
 
 
 async def test_no_key_is_shown(ca: LocalCa) -> None:
     with capture_logs() as logs:
-        leaf, root = await ca.obtain("a.test", ""), await ca.root()
+        leaf, root = await ca.obtain("a.test", Subject("")), await ca.root()
     assert_no_key(root.key_pem, logs, leaf, root)
     assert_no_key(leaf.key_pem, logs, leaf, root)

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from ssl_cert_server.errors import InvalidCertificate, StorageError, Unavailable
 from ssl_cert_server.issuers.managed import ManagedCertificates
-from ssl_cert_server.model import Certificate
+from ssl_cert_server.model import Subject
 from ssl_cert_server.pki.x509 import parse_certificate
 from tests.support.certs import DAY, make_pair
 from tests.support.clock import START, ManualClock
@@ -37,12 +37,12 @@ bad = pytest.mark.parametrize("stored", BAD.values(), ids=BAD.keys())
 
 
 @pytest.fixture
-def replaced() -> list[Certificate]:
+def replaced() -> list[str]:
     return []
 
 
 @pytest.fixture
-def managed(storage: FaultyStorage, clock: ManualClock, replaced: list[Certificate]) -> ManagedCertificates:
+def managed(storage: FaultyStorage, clock: ManualClock, replaced: list[str]) -> ManagedCertificates:
     return ManagedCertificates(storage, clock, replaced.append)
 
 
@@ -62,10 +62,10 @@ def refusals(logs: list[MutableMapping[str, Any]]) -> list[str]:
 
 async def test_it_is_read_at_the_first_request(managed: ManagedCertificates, storage: FaultyStorage) -> None:
     await storage.put(KEY, FIRST.stored)
-    certificate = await managed.obtain(NAME, KEY)
+    certificate = await managed.obtain(NAME, Subject(KEY))
     assert certificate == parse_certificate(FIRST.stored)
     storage.break_down("get")
-    assert await managed.obtain("b.example", KEY) is certificate, "from memory from then on"
+    assert await managed.obtain("b.example", Subject(KEY)) is certificate, "from memory from then on"
     assert managed.fresh_until(certificate) == certificate.not_after
 
 
@@ -73,26 +73,26 @@ async def test_without_an_ocsp_url_it_is_as_good(managed: ManagedCertificates, s
     present = {extension.oid for extension in FIRST.certificate.extensions}
     assert ExtensionOID.AUTHORITY_INFORMATION_ACCESS not in present
     await storage.put(KEY, FIRST.stored)
-    await managed.obtain(NAME, KEY)
+    await managed.obtain(NAME, Subject(KEY))
 
 
 async def test_a_change_is_picked_up_and_told(
-    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[Certificate]
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[str]
 ) -> None:
     await storage.put(KEY, FIRST.stored)
-    first = await watched.obtain(NAME, KEY)
+    first = await watched.obtain(NAME, Subject(KEY))
     await storage.put(KEY, SECOND.stored)
-    assert await watched.obtain(NAME, KEY) == first
+    assert await watched.obtain(NAME, Subject(KEY)) == first
     await clock.advance(LOOK)
-    assert await watched.obtain(NAME, KEY) == parse_certificate(SECOND.stored)
-    assert replaced == [first]
+    assert await watched.obtain(NAME, Subject(KEY)) == parse_certificate(SECOND.stored)
+    assert replaced == [KEY]
 
 
 async def test_the_same_certificate_written_anew_is_no_change(
-    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[Certificate]
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[str]
 ) -> None:
     await storage.put(KEY, FIRST.stored)
-    await watched.obtain(NAME, KEY)
+    await watched.obtain(NAME, Subject(KEY))
     await storage.put(KEY, FIRST.pem + FIRST.pkcs8)
     await clock.advance(LOOK)
     assert replaced == []
@@ -104,7 +104,7 @@ async def test_a_bad_one_is_refused_at_first_sight(
 ) -> None:
     await storage.put(KEY, stored)
     with capture_logs() as logs, pytest.raises(Unavailable, match=rf"{NAME}: {KEY} in storage can't be used") as caught:
-        await managed.obtain(NAME, KEY)
+        await managed.obtain(NAME, Subject(KEY))
     assert 0 < caught.value.retry_after < LOOK, "by then it was looked at again"
     [reason] = refusals(logs)
     assert reason
@@ -113,19 +113,19 @@ async def test_a_bad_one_is_refused_at_first_sight(
 
 async def test_one_that_is_missing_is_told(managed: ManagedCertificates) -> None:
     with pytest.raises(Unavailable, match="there is nothing under this key"):
-        await managed.obtain(NAME, KEY)
+        await managed.obtain(NAME, Subject(KEY))
 
 
 @bad
 async def test_a_bad_one_leaves_the_last_good_one_served(
-    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[Certificate], stored: bytes
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[str], stored: bytes
 ) -> None:
     await storage.put(KEY, FIRST.stored)
-    good = await watched.obtain(NAME, KEY)
+    good = await watched.obtain(NAME, Subject(KEY))
     await storage.put(KEY, stored)
     with capture_logs() as logs:
         await clock.advance(20 * LOOK)
-    assert await watched.obtain(NAME, KEY) == good
+    assert await watched.obtain(NAME, Subject(KEY)) == good
     assert replaced == []
     assert len(refusals(logs)) == 1, "one line for a mistake, not one for a look"
     assert logs[0]["still_served"] == good.fingerprint
@@ -136,11 +136,11 @@ async def test_a_deleted_one_is_served_on(
     watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
 ) -> None:
     await storage.put(KEY, FIRST.stored)
-    good = await watched.obtain(NAME, KEY)
+    good = await watched.obtain(NAME, Subject(KEY))
     await storage.delete(KEY)
     with capture_logs() as logs:
         await clock.advance(20 * LOOK)
-    assert await watched.obtain(NAME, KEY) == good
+    assert await watched.obtain(NAME, Subject(KEY)) == good
     assert refusals(logs) == ["there is nothing under this key"]
 
 
@@ -148,7 +148,7 @@ async def test_each_mistake_is_told_anew(
     watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
 ) -> None:
     await storage.put(KEY, FIRST.stored)
-    await watched.obtain(NAME, KEY)
+    await watched.obtain(NAME, Subject(KEY))
     with capture_logs() as logs:
         for stored in (b"one", b"another", FIRST.stored, b"another", FIRST.stored, b"another"):
             await storage.put(KEY, stored)
@@ -157,17 +157,17 @@ async def test_each_mistake_is_told_anew(
 
 
 async def test_one_that_is_not_valid_yet_is_taken_over_when_its_time_comes(
-    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[Certificate]
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[str]
 ) -> None:
     await storage.put(KEY, FIRST.stored)
-    first = await watched.obtain(NAME, KEY)
+    first = await watched.obtain(NAME, Subject(KEY))
     later = make_pair([NAME], start=START + 60)
     await storage.put(KEY, later.stored)
     await clock.advance(59)
-    assert await watched.obtain(NAME, KEY) == first
+    assert await watched.obtain(NAME, Subject(KEY)) == first
     await clock.advance(1 + LOOK)
-    assert await watched.obtain(NAME, KEY) == parse_certificate(later.stored)
-    assert replaced == [first]
+    assert await watched.obtain(NAME, Subject(KEY)) == parse_certificate(later.stored)
+    assert replaced == [KEY]
 
 
 async def test_a_bad_one_that_was_mended_is_served(
@@ -175,43 +175,43 @@ async def test_a_bad_one_that_was_mended_is_served(
 ) -> None:
     await storage.put(KEY, b"garbage")
     with pytest.raises(Unavailable):
-        await watched.obtain(NAME, KEY)
+        await watched.obtain(NAME, Subject(KEY))
     await storage.put(KEY, FIRST.stored)
     await clock.advance(LOOK)
-    assert await watched.obtain(NAME, KEY) == parse_certificate(FIRST.stored)
+    assert await watched.obtain(NAME, Subject(KEY)) == parse_certificate(FIRST.stored)
 
 
 async def test_one_that_expires_is_not_served_any_more(
     watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
 ) -> None:
     await storage.put(KEY, make_pair([NAME], end=START + 60).stored)
-    await watched.obtain(NAME, KEY)
+    await watched.obtain(NAME, Subject(KEY))
     clock.jump(59)
-    await watched.obtain(NAME, KEY)
+    await watched.obtain(NAME, Subject(KEY))
     clock.jump(1)
     with pytest.raises(InvalidCertificate, match=rf"{NAME}: {KEY} in storage can't be used: .*expired"):
-        await watched.obtain(NAME, KEY)
+        await watched.obtain(NAME, Subject(KEY))
     await storage.put(KEY, FIRST.stored)
     await clock.advance(LOOK)
-    assert await watched.obtain(NAME, KEY) == parse_certificate(FIRST.stored)
+    assert await watched.obtain(NAME, Subject(KEY)) == parse_certificate(FIRST.stored)
 
 
 async def test_storage_that_fails_is_survived(
     watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
 ) -> None:
     await storage.put(KEY, FIRST.stored)
-    first = await watched.obtain(NAME, KEY)
+    first = await watched.obtain(NAME, Subject(KEY))
     storage.break_down("get")
     with capture_logs() as logs:
         await clock.advance(10 * LOOK)
     assert {log["event"] for log in logs} == {"managed.unreadable"}
-    assert await watched.obtain(NAME, KEY) == first
+    assert await watched.obtain(NAME, Subject(KEY)) == first
     with pytest.raises(StorageError):
-        await watched.obtain(NAME, "another.pem")
+        await watched.obtain(NAME, Subject("another.pem"))
     storage.repair()
     await storage.put(KEY, SECOND.stored)
     await clock.advance(LOOK)
-    assert await watched.obtain(NAME, KEY) == parse_certificate(SECOND.stored)
+    assert await watched.obtain(NAME, Subject(KEY)) == parse_certificate(SECOND.stored)
 
 
 async def test_one_bad_certificate_keeps_no_other_from_being_looked_at(
@@ -219,11 +219,11 @@ async def test_one_bad_certificate_keeps_no_other_from_being_looked_at(
 ) -> None:
     for key in ("one", "two", "three"):
         await storage.put(key, FIRST.stored)
-        await watched.obtain(NAME, key)
+        await watched.obtain(NAME, Subject(key))
     await storage.put("one", b"garbage")
     await storage.put("three", SECOND.stored)
     await clock.advance(LOOK)
-    assert await watched.obtain(NAME, "three") == parse_certificate(SECOND.stored)
+    assert await watched.obtain(NAME, Subject("three")) == parse_certificate(SECOND.stored)
 
 
 async def test_only_what_was_asked_for_is_looked_at(
@@ -241,6 +241,6 @@ async def test_no_key_is_in_a_log_or_an_error(
 ) -> None:
     await storage.put(KEY, stored)
     with capture_logs() as logs, pytest.raises(Unavailable) as refusal:
-        await managed.obtain(NAME, KEY)
+        await managed.obtain(NAME, Subject(KEY))
     for pair in (FIRST, SECOND):
         assert_no_key(pair.key_pem, logs, refusal.value)

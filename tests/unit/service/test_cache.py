@@ -106,10 +106,12 @@ def test_drop_forgets_one_name(clock: ManualClock) -> None:
 def test_drop_certificate_forgets_every_name_it_answers_and_no_other(clock: ManualClock) -> None:
     cache = AnswerCache(clock, 1_000_000)
     wild, other = make_certificate("*.a.com"), make_certificate("b.com")
-    cache.put("1.a.com", _answer(clock, wild))
-    cache.put("2.a.com", _answer(clock, wild))
-    cache.put("b.com", _answer(clock, other))
-    cache.drop_certificate(wild)
+    cache.put("1.a.com", make_answer(wild, CertificateType.ACME, 1e12, "*.a.com"))
+    cache.put("2.a.com", make_answer(wild, CertificateType.ACME, 1e12, "*.a.com"))
+    cache.put("b.com", make_answer(other, CertificateType.ACME, 1e12, "b.com"))
+    assert cache.names_of("*.a.com") == {"1.a.com", "2.a.com"}
+    cache.drop_certificate("*.a.com")
+    assert cache.names_of("*.a.com") == set()
     assert cache.get("1.a.com") is None
     assert cache.get("2.a.com") is None
     assert cache.get("b.com")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -12,14 +13,16 @@ from ssl_cert_server.errors import (
     StorageError,
     Unavailable,
 )
-from ssl_cert_server.model import Certificate, CertificateType
+from ssl_cert_server.model import Certificate, CertificateType, KeyFamily, Permission, Subject
 from ssl_cert_server.service import certificates as room
 from ssl_cert_server.service.cache import AnswerCache
 from ssl_cert_server.service.certificates import ANSWER_DEADLINE, Certificates
-from ssl_cert_server.service.policy import Policy, PolicyRules, Source
+from ssl_cert_server.service.policy import Policy, PolicyRules, SelfSignedRule, Source
 from tests.support.clock import START, ManualClock
 from tests.support.leaves import make_certificate
 from tests.support.loop_time import LoopTime, settle
+
+A = Subject("a.com", ("a.com",), permission=Permission.PATTERN)
 
 
 class ScriptedIssuer:
@@ -36,8 +39,8 @@ class ScriptedIssuer:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def obtain(self, name: str, cert_key: str) -> Certificate:
-        self.asked.append((name, cert_key))
+    async def obtain(self, name: str, subject: Subject) -> Certificate:
+        self.asked.append((name, subject.cert_key))
         try:
             await self.gate.wait()
         except asyncio.CancelledError:
@@ -51,15 +54,18 @@ class ScriptedIssuer:
         return min(certificate.not_after, START + self.fresh_for)
 
 
+RULES = PolicyRules(managed=[(r"b\.com", "shared")], patterns=[r".+\.com"])
+
+
 class Room:
     """The service over one scripted issuer, which answers ``*.com``; ``b.com`` is managed."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: PolicyRules = RULES) -> None:
         self.clock = ManualClock()
         self.issuer = ScriptedIssuer()
         self.managed = ScriptedIssuer()
-        rules = PolicyRules(managed=[(r"b\.com", "shared")], patterns=[r".+\.com"])
-        issuers = {Source.ACME: self.issuer, Source.MANAGED: self.managed}
+        self.self_signed = ScriptedIssuer()
+        issuers = {Source.ACME: self.issuer, Source.MANAGED: self.managed, Source.SELF_SIGNED: self.self_signed}
         self.cache = AnswerCache(self.clock, 1_000_000)
         self.certificates = Certificates(self.cache, Policy(rules), issuers, self.clock)
 
@@ -134,22 +140,22 @@ async def test_a_certificate_that_expired_on_the_way_is_not_handed_out(it: Room)
 async def test_a_successor_is_handed_out_at_once_without_asking_anybody(it: Room) -> None:
     await it.certificates.answer("a.com")
     successor = make_certificate("a.com")
-    it.certificates.replace("a.com", successor)
+    it.certificates.replace(A, successor)
     assert (await it.certificates.answer("a.com")).certificate == successor
     assert len(it.issuer.asked) == 1
 
 
 async def test_a_successor_of_what_nobody_asks_for_takes_no_memory(it: Room) -> None:
-    it.certificates.replace("a.com", make_certificate("a.com"))
+    it.certificates.replace(A, make_certificate("a.com"))
     assert it.cache.get("a.com") is None
 
 
-async def test_a_late_word_of_an_older_one_does_not_bring_it_back(it: Room) -> None:
+async def test_a_successor_counts_however_its_ca_dates_it(it: Room) -> None:
+    it.issuer.certificate = make_certificate("a.com", start=START - 10)
     await it.certificates.answer("a.com")
-    newest, older = make_certificate("a.com", start=START - 10), make_certificate("a.com", start=START - 20)
-    it.certificates.replace("a.com", newest)
-    it.certificates.replace("a.com", older)
-    assert (await it.certificates.answer("a.com")).certificate == newest
+    backdated = make_certificate("a.com", start=START - 3600)
+    it.certificates.replace(A, backdated)
+    assert (await it.certificates.answer("a.com")).certificate == backdated
 
 
 async def test_what_was_being_read_when_its_successor_came_is_not_handed_out(it: Room) -> None:
@@ -157,10 +163,52 @@ async def test_what_was_being_read_when_its_successor_came_is_not_handed_out(it:
     asking = asyncio.create_task(it.certificates.answer("a.com"))
     await settle()
     successor = make_certificate("a.com", start=START - 10)
-    it.certificates.replace("a.com", successor)
+    it.certificates.replace(A, successor)
     it.issuer.gate.set()
     assert (await asking).certificate == successor
     assert (await it.certificates.answer("a.com")).certificate == successor
+
+
+async def test_a_wildcards_successor_is_handed_out_for_every_name_in_use() -> None:
+    it = Room(PolicyRules(wildcards=["*.a.com"]))
+    it.issuer.certificate = make_certificate("*.a.com")
+    for name in ("1.a.com", "2.a.com"):
+        await it.certificates.answer(name)
+    it.issuer.gate.clear()
+    asking = asyncio.create_task(it.certificates.answer("3.a.com"))
+    await settle()
+    successor = make_certificate("*.a.com", start=START - 10)
+    it.certificates.replace(Subject("*.a.com", ("*.a.com",)), successor)
+    it.issuer.gate.set()
+    assert (await asking).certificate == successor
+    for name in ("1.a.com", "2.a.com", "3.a.com"):
+        assert (await it.certificates.answer(name)).certificate == successor
+    assert len(it.issuer.asked) == 3
+
+
+async def test_a_client_that_wants_rsa_gets_its_own_answer() -> None:
+    it = Room(PolicyRules(domains=["a.com"], families=[KeyFamily.ECDSA, KeyFamily.RSA]))
+    usual = await it.certificates.answer("a.com")
+    assert await it.certificates.answer("a.com", KeyFamily.ECDSA) is usual
+    it.issuer.certificate = replace(make_certificate("a.com"), family=KeyFamily.RSA)
+    rsa = await it.certificates.answer("a.com", KeyFamily.RSA)
+    assert rsa.certificate.family is KeyFamily.RSA
+    assert it.issuer.asked == [("a.com", "a.com"), ("a.com", "a.com+rsa")]
+    assert await it.certificates.answer("a.com") is usual
+
+
+async def test_a_family_that_the_certificate_has_not_is_refused(it: Room) -> None:
+    for _ in range(2):
+        with pytest.raises(NotPermitted, match="no certificate with an RSA key"):
+            await it.certificates.answer("b.com", KeyFamily.RSA)
+
+
+async def test_what_ask_refuses_goes_to_the_fallback() -> None:
+    it = Room(PolicyRules(ask=True, self_signed=SelfSignedRule("fallback")))
+    it.issuer.error = NotPermitted("no")
+    answer = await it.certificates.answer("c.com")
+    assert answer.certificate == it.self_signed.certificate
+    assert it.self_signed.asked == [("c.com", "fallback")]
 
 
 async def test_at_the_deadline_the_client_is_answered_and_the_work_goes_on(it: Room) -> None:

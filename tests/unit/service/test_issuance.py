@@ -2,37 +2,63 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 
 from ssl_cert_server.errors import (
     AcmeError,
+    AskFailed,
     BackingOff,
+    BudgetSpent,
+    CaClosed,
     CaProblem,
     CaUnreachable,
     InvalidCertificate,
     LeaseLost,
     MalformedResponse,
+    NotPermitted,
     OrderFailed,
     Overloaded,
     StorageError,
     Unavailable,
 )
-from ssl_cert_server.model import Certificate, OpenOrder
+from ssl_cert_server.model import Certificate, OpenOrder, Permission, Subject
 from ssl_cert_server.pki.x509 import parse_certificate
 from ssl_cert_server.service import issuance
-from ssl_cert_server.service.issuance import _WAIT_DEADLINE, ISSUANCE_DEADLINE, AcmeCertificates
+from ssl_cert_server.service.attempts import ISSUANCE_DEADLINE, Attempts, Predecessor
+from ssl_cert_server.service.budget.planner import Priority
+from ssl_cert_server.service.issuance import _WAIT_DEADLINE, AcmeCertificates
+from ssl_cert_server.service.records import IssuedRecord
 from ssl_cert_server.service.state import NameState, load_state
+from ssl_cert_server.service.turns import Turns
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaves import DAY, HOUR, make_certificate
 from tests.support.loop_time import LoopTime, settle
-from tests.support.scripted_ca import ScriptedCa
+from tests.support.scripted_ca import DIRECTORY, ScriptedCa
 
 NAME = "a.com"
 REFUSED = CaProblem("the CA said no", type="rejectedIdentifier", status=403)
 BUSY = CaProblem("come back later", type="rateLimited", status=429, retry_after=10)
 UNREACHABLE = CaUnreachable("connection refused")
+
+
+LISTED = Permission.LISTED
+
+
+class ScriptedGate:
+    """Permits, or not, or has no verdict; ``asked`` are the names, and whether afresh."""
+
+    def __init__(self) -> None:
+        self.verdict: bool | Exception = True
+        self.asked: list[tuple[str, bool]] = []
+
+    async def permitted(self, name: str, *, fresh: bool = False) -> bool:
+        self.asked.append((name, fresh))
+        if isinstance(self.verdict, Exception):
+            raise self.verdict
+        return self.verdict
 
 
 class Instance:
@@ -41,19 +67,23 @@ class Instance:
     def __init__(self, storage: FaultyStorage, ca: ScriptedCa, clock: ManualClock) -> None:
         self.known: list[tuple[str, str]] = []
         self.stored: list[tuple[str, str]] = []
+        self.gate = ScriptedGate()
+        self.turns = Turns(32, clock)
         self.certificates = AcmeCertificates(
             storage,
-            ca,
+            Attempts(storage, ca, clock, deadline=ISSUANCE_DEADLINE),
+            self.turns,
             clock,
-            on_known=lambda name, certificate: self.known.append((name, certificate.fingerprint)),
-            on_stored=lambda name, certificate: self.stored.append((name, certificate.fingerprint)),
+            ask=self.gate,
+            on_known=lambda subject, certificate: self.known.append((subject.names[0], certificate.fingerprint)),
+            on_stored=lambda subject, certificate: self.stored.append((subject.names[0], certificate.fingerprint)),
         )
 
-    async def obtain(self, name: str = NAME, suffix: str = "") -> Certificate:
-        return await self.certificates.obtain(name, name + suffix)
+    async def obtain(self, name: str = NAME, suffix: str = "", permission: Permission = LISTED) -> Certificate:
+        return await self.certificates.obtain(name, Subject(name + suffix, (name,), permission=permission))
 
     async def renew(self, replaces: Certificate, name: str = NAME) -> Certificate:
-        return await self.certificates.renew(name, name, replaces.fingerprint)
+        return await self.certificates.renew(Subject(name, (name,)), replaces.fingerprint)
 
 
 class Fleet:
@@ -210,14 +240,16 @@ class TestOnTheFly:
 
     async def test_so_does_a_wait_for_a_slot_and_the_lease_is_given_back(self, it: Fleet) -> None:
         time = LoopTime()
-        # An issuance ends before the wait for its slot does; so others keep taking the slots.
-        it.one.certificates._slots = asyncio.Semaphore(0)
-        asking = asyncio.create_task(it.one.obtain())
-        await settle()
-        assert await it.storage.acquire(f"certificates/{NAME}", 30) is None
-        await time.advance(_WAIT_DEADLINE)
-        with pytest.raises(Overloaded):
-            await asking
+        async with AsyncExitStack() as others:
+            # An issuance ends before the wait for its slot does; so others keep taking the slots.
+            for _ in range(32):
+                await others.enter_async_context(it.one.turns.turn(Priority.HANDSHAKE, suspect=False))
+            asking = asyncio.create_task(it.one.obtain())
+            await settle()
+            assert await it.storage.acquire(f"certificates/{NAME}", 30) is None
+            await time.advance(_WAIT_DEADLINE)
+            with pytest.raises(Overloaded):
+                await asking
         assert it.ca.calls == []
         assert await it.storage.acquire(f"certificates/{NAME}", 30)
 
@@ -533,7 +565,7 @@ class TestRenewal:
         assert await it.in_storage() == old
         assert await it.one.obtain() == old
         it.ca.gate.set()
-        assert await it.one.certificates.stored(NAME, NAME) == old
+        assert await it.one.certificates.stored(Subject(NAME, (NAME,))) == old
         new = await renewing
         assert await it.one.obtain() == new
 
@@ -581,4 +613,196 @@ async def test_an_order_of_before_is_handed_to_the_ca_whatever_it_was(it: Fleet)
     await it.fail(UNREACHABLE)
     assert it.ca.calls[-1] == (NAME, kept)
     assert (await it.state()).order == kept
-    assert (await it.state()).failures == 2
+
+
+TROUBLE = [UNREACHABLE, MalformedResponse("not JSON"), CaProblem("down", type="serverInternal", status=503)]
+
+
+class TestTroubleOfTheCa:
+    """It is no fault of the name's, which comes back soon after the CA does."""
+
+    @pytest.mark.parametrize("error", TROUBLE)
+    async def test_it_is_not_counted(self, it: Fleet, error: Exception) -> None:
+        told = await it.fail(error)
+        assert str(told) == f"a.com: {error}"
+        state = await it.state()
+        assert (state.failures, state.failed_at, state.error) == (0, START, str(error))
+
+    async def test_it_is_tried_again_after_a_minute_each_time(self, it: Fleet) -> None:
+        it.clock.chance = 0.0
+        for _ in range(5):
+            error = await it.fail(UNREACHABLE, it.another())
+            assert error.retry_after == 60
+            it.clock.jump(error.retry_after)
+
+    async def test_a_name_that_failed_before_waits_ten_minutes_and_never_more(self, it: Fleet) -> None:
+        it.clock.chance = 0.0
+        for failures in range(1, 4):
+            it.clock.jump((await it.fail(REFUSED, it.another())).retry_after)
+            error = await it.fail(UNREACHABLE, it.another())
+            assert error.retry_after == 600
+            assert (await it.state()).failures == failures
+            it.clock.jump(error.retry_after)
+
+    async def test_its_retry_after_is_obeyed(self, it: Fleet) -> None:
+        busy = CaProblem("down", type="serverInternal", status=503, retry_after=7200)
+        assert (await it.fail(busy)).retry_after == 7200
+
+    async def test_an_issuance_that_takes_too_long_is_trouble(self, it: Fleet) -> None:
+        time = LoopTime()
+        it.ca.gate.clear()
+        asking = asyncio.create_task(it.one.obtain())
+        await settle()
+        await time.advance(ISSUANCE_DEADLINE)
+        with pytest.raises(BackingOff):
+            await asking
+        assert (await it.state()).failures == 0
+
+    @pytest.mark.parametrize("error", [CaClosed("all are", 15), BudgetSpent("no room", 30, everyone=True)])
+    async def test_where_no_ca_may_be_asked_nothing_is_held_back(self, it: Fleet, error: Unavailable) -> None:
+        it.ca.outcomes[NAME].append(error)
+        it.ca.gate.clear()
+        asking = asyncio.create_task(it.one.obtain())
+        await settle()
+        it.ca.gate.set()
+        with pytest.raises(type(error)) as caught:
+            await asking
+        assert caught.value is error
+        assert await it.state() == NameState(failed_at=START, error=str(error), order=it.ca.orders[0])
+        assert (await it.another().obtain()).names == {NAME}
+
+
+class TestAsk:
+    """Where the operator's endpoint decides, it does so before anything is issued."""
+
+    async def test_what_it_permits_is_issued(self, it: Fleet) -> None:
+        assert (await it.one.obtain(permission=Permission.ASK)).names == {NAME}
+        assert it.one.gate.asked == [(NAME, False)]
+
+    async def test_what_it_refuses_is_not(self, it: Fleet) -> None:
+        it.one.gate.verdict = False
+        with pytest.raises(NotPermitted, match=r"a\.com is not permitted here"):
+            await it.one.obtain(permission=Permission.ASK)
+        assert it.ca.calls == []
+
+    async def test_without_a_verdict_nothing_is_issued_and_nothing_kept(self, it: Fleet) -> None:
+        it.one.gate.verdict = AskFailed("no verdict", 1)
+        with pytest.raises(AskFailed):
+            await it.one.obtain(permission=Permission.ASK)
+        assert it.ca.calls == []
+        assert await it.state() == NameState()
+
+    @pytest.mark.parametrize("permission", [Permission.LISTED, Permission.PATTERN])
+    async def test_it_is_not_asked_about_what_is_permitted_anyway(self, it: Fleet, permission: Permission) -> None:
+        await it.one.obtain(permission=permission)
+        assert it.one.gate.asked == []
+
+    async def test_what_is_stored_is_given_without_asking(self, it: Fleet) -> None:
+        certificate = await it.put(NAME)
+        it.one.gate.verdict = False
+        assert await it.one.obtain(permission=Permission.ASK) == certificate
+        assert it.one.gate.asked == []
+
+    async def test_before_a_renewal_it_is_asked_afresh(self, it: Fleet) -> None:
+        old = await it.put(NAME)
+        subject = Subject(NAME, (NAME,), permission=Permission.ASK)
+        assert await it.one.certificates.renew(subject, old.fingerprint) != old
+        it.one.gate.verdict = False
+        with pytest.raises(NotPermitted):
+            await it.one.certificates.renew(subject, old.fingerprint)
+        assert it.one.gate.asked == [(NAME, True)] * 2
+        assert len(it.ca.calls) == 1
+
+
+class TestWildcards:
+    """What one certificate covers may be stored under another name yet."""
+
+    wild = Subject("*.a.com", ("*.a.com", "a.com"))
+
+    async def test_one_is_issued_for_all_its_names_and_read_for_each(self, it: Fleet) -> None:
+        certificate = await it.one.certificates.obtain("www.a.com", self.wild)
+        assert certificate.names == {"*.a.com", "a.com"}
+        assert await it.in_storage("*.a.com") == certificate
+        for name in ("a.com", "b.a.com"):
+            assert await it.another().certificates.obtain(name, self.wild) == certificate
+        assert it.ca.calls == [("*.a.com", None)]
+
+    async def test_until_there_is_one_the_name_keeps_its_own(self, it: Fleet) -> None:
+        own = await it.put("www.a.com")
+        it.ca.gate.clear()
+        assert await it.one.certificates.obtain("www.a.com", self.wild) == own
+        await settle()
+        assert [wanted.priority for wanted in it.ca.wanted] == [Priority.PRELOAD]
+        it.ca.gate.set()
+        await settle()
+        certificate = await it.in_storage("*.a.com")
+        assert certificate is not None
+        assert await it.one.certificates.obtain("www.a.com", self.wild) == certificate
+        assert len(it.ca.calls) == 1
+
+    async def test_after_it_was_configured_away_it_serves_on(self, it: Fleet) -> None:
+        certificate = await it.put("*.a.com")
+        assert await it.one.obtain("www.a.com") == certificate
+        await settle()
+        assert it.ca.calls == [("www.a.com", None)]
+
+    async def test_one_of_another_family_does_not_serve(self, it: Fleet) -> None:
+        await it.put("*.a.com")
+        assert (await it.one.obtain("www.a.com", suffix="+rsa")).names == {"www.a.com"}
+
+    async def test_one_without_the_name_does_not_serve(self, it: Fleet) -> None:
+        await it.put("*.a.com")
+        assert (await it.one.obtain("a.com")).names == {"a.com"}
+        assert await it.one.certificates.stored(self.wild) is None, "its apex is missing"
+
+
+class TestPredecessor:
+    """A renewal says what it replaces, with what is known of it."""
+
+    async def test_a_renewal_knows_who_issued_and_how(self, it: Fleet) -> None:
+        old = await it.one.obtain()
+        await it.one.renew(old)
+        assert [wanted.predecessor for wanted in it.ca.wanted] == [
+            None,
+            Predecessor(old, IssuedRecord(old.fingerprint, DIRECTORY, "http-01")),
+        ]
+
+    async def test_of_one_of_before_nothing_is_known(self, it: Fleet) -> None:
+        old = await it.put(NAME)
+        await it.one.renew(old)
+        assert it.ca.wanted[0].predecessor == Predecessor(old, IssuedRecord(old.fingerprint))
+
+    async def test_one_that_expired_is_none(self, it: Fleet) -> None:
+        old = await it.put(NAME, end=START)
+        await it.one.renew(old)
+        assert it.ca.wanted[0].predecessor is None
+
+    async def test_the_priority_is_told(self, it: Fleet) -> None:
+        subject = Subject(NAME, (NAME,))
+        old = await it.one.certificates.obtain(NAME, subject, Priority.PRELOAD)
+        old = await it.one.certificates.renew(subject, old.fingerprint)
+        await it.one.certificates.renew(subject, old.fingerprint, Priority.EXPIRING)
+        await it.one.obtain("b.com")
+        assert [wanted.priority for wanted in it.ca.wanted] == [
+            Priority.PRELOAD,
+            Priority.RENEWAL,
+            Priority.EXPIRING,
+            Priority.HANDSHAKE,
+        ]
+
+    async def test_names_that_failed_before_leave_turns_to_the_others(self, it: Fleet) -> None:
+        names = [f"{number}.com" for number in range(10)]
+        for name in names:
+            it.ca.outcomes[name].append(REFUSED)
+            with pytest.raises(BackingOff):
+                await it.one.obtain(name)
+        it.clock.jump(120)
+        it.ca.gate.clear()
+        waiting = [asyncio.create_task(it.one.obtain(name)) for name in names]
+        await settle()
+        assert it.ca.running == 8, "a quarter of the turns"
+        others = [asyncio.create_task(it.one.obtain(f"other-{number}.com")) for number in range(24)]
+        await settle()
+        assert it.ca.running == 32
+        it.ca.gate.set()
+        await asyncio.gather(*waiting, *others)

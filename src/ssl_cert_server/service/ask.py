@@ -1,0 +1,157 @@
+"""Asking the operator's own endpoint whether a name may have a certificate."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlencode
+
+import httpx2
+import structlog
+
+from ssl_cert_server import __version__
+from ssl_cert_server.acme.text import one_line
+from ssl_cert_server.clock import Clock
+from ssl_cert_server.errors import AskFailed
+from ssl_cert_server.service.breaker import Breaker
+from ssl_cert_server.service.flights import Flights
+from ssl_cert_server.service.remembered import RememberedNames
+
+_log = structlog.get_logger()
+
+SIDE_BY_SIDE = 64
+"""Questions to the endpoint at a time."""
+
+MAX_BODY = 64 * 1024
+"""Bytes that are read of an answer, which keeps the connection; a longer one is closed instead."""
+
+_VERDICTS = 100_000
+_SPREAD = 0.1
+_FAILURES = 1_000
+_FAILURE_TTL = 1.0
+# Too many questions, and a time-out of the endpoint's own, say nothing about the name.
+_NO_VERDICT = frozenset({408, 429})
+_HEADERS = {
+    "User-Agent": f"ssl-cert-server/{__version__}",
+    "Accept-Encoding": "identity",
+}
+
+
+class Ask:
+    """GETs ``url`` with ``domain=<name>`` added to its query: 2xx permits the name, 4xx refuses it.
+
+    Anything else is no verdict, a redirect included. ``timeout``, ``allowed_ttl`` and ``refused_ttl`` are in seconds.
+    Verdicts are kept for their ttl, less up to a tenth at random, 100,000 of each kind: names that are refused push
+    out none that are permitted. ``http`` belongs to the caller; one that goes by the environment (``trust_env``) would
+    send the questions through its proxies.
+    """
+
+    def __init__(
+        self,
+        http: httpx2.AsyncClient,
+        clock: Clock,
+        *,
+        url: str,
+        timeout: float = 2.0,
+        allowed_ttl: float = 3600.0,
+        refused_ttl: float = 300.0,
+    ) -> None:
+        self._http = http
+        self._clock = clock
+        self._url = httpx2.URL(url)
+        self._timeout = timeout
+        self._allowed_ttl = allowed_ttl
+        self._refused_ttl = refused_ttl
+        self._allowed = RememberedNames(clock, _VERDICTS)
+        self._refused = RememberedNames(clock, _VERDICTS)
+        self._failed = RememberedNames(clock, _FAILURES)
+        self._breaker = Breaker(clock, probe=timeout)
+        self._questions: Flights[bool] = Flights(SIDE_BY_SIDE)
+
+    async def permitted(self, name: str, *, fresh: bool = False) -> bool:
+        """Tell whether the endpoint permits a name, as ordered; where ``fresh``, no yes of earlier counts.
+
+        :raises AskFailed: it gave no verdict, now or a moment ago, or too many questions wait for theirs.
+        :raises Unavailable: the server is stopping.
+        """
+        if not fresh and name in self._allowed:
+            return True
+        if name in self._refused:
+            return False
+        # Nobody but the first to ask needs to be admitted: the others wait for the same verdict.
+        return await self._questions.join(name, lambda: self._question(name, self._admit(name)))
+
+    async def close(self) -> None:
+        """Give up the questions under way."""
+        await self._questions.close()
+
+    def _admit(self, name: str) -> int:
+        if self._questions.full:
+            raise AskFailed(f"{name}: {SIDE_BY_SIDE} questions wait for the endpoint of ask already", _FAILURE_TTL)
+        if name in self._failed:
+            raise AskFailed(f"{name}: the endpoint of ask gave no verdict a moment ago", _FAILURE_TTL)
+        pause = self._breaker.pause
+        if pause:
+            raise AskFailed(f"{name}: the endpoint of ask failed, and is left alone for a while", pause)
+        return self._breaker.admit()
+
+    async def _question(self, name: str, admitted: int) -> bool:
+        try:
+            status = await self._get(name)
+        except TimeoutError as error:
+            raise self._no_verdict(name, admitted, f"no answer within {self._timeout:g} s", answered=False) from error
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
+            reason = one_line(f"{type(error).__name__}: {error}".removesuffix(": "), 200)
+            raise self._no_verdict(name, admitted, reason, answered=False) from error
+        if 300 <= status < 400:
+            reason = f"status {status}: redirects are not followed, ask.url has to name where it leads"
+            raise self._no_verdict(name, admitted, reason, answered=True)
+        if not 200 <= status < 500 or status in _NO_VERDICT:
+            raise self._no_verdict(name, admitted, f"status {status}", answered=True)
+        allowed = status < 300
+        self._remember(name, allowed=allowed)
+        if self._breaker.worked(admitted):
+            _log.info("ask.recovered")
+        return allowed
+
+    async def _get(self, name: str) -> int:
+        """Give the answer's status, which is all that counts: not what becomes of its body."""
+        query = b"&".join(filter(None, [self._url.query, urlencode({"domain": name}).encode("ascii")]))
+        status = None
+        try:
+            async with (
+                asyncio.timeout(self._timeout),
+                self._http.stream(
+                    "GET",
+                    self._url.copy_with(query=query),
+                    headers=_HEADERS,
+                    timeout=self._timeout,
+                    follow_redirects=False,
+                ) as response,
+            ):
+                status = response.status_code
+                await _read(response)
+        except (httpx2.HTTPError, httpx2.StreamError, OSError):
+            if status is None:
+                raise
+        return status
+
+    def _remember(self, name: str, *, allowed: bool) -> None:
+        keep, other = (self._allowed, self._refused) if allowed else (self._refused, self._allowed)
+        ttl = self._allowed_ttl if allowed else self._refused_ttl
+        other.drop(name)
+        keep.add(name, ttl * (1 - _SPREAD * self._clock.random()))
+
+    def _no_verdict(self, name: str, admitted: int, reason: str, *, answered: bool) -> AskFailed:
+        self._failed.add(name, _FAILURE_TTL)
+        if self._breaker.failed(admitted, name, answered=answered):
+            _log.error("ask.failed", reason=reason)
+        retry_after = max(_FAILURE_TTL, self._breaker.pause)
+        return AskFailed(f"{name}: the endpoint of ask gave no verdict: {reason}", retry_after)
+
+
+async def _read(response: httpx2.Response) -> None:
+    size = 0
+    async for chunk in response.aiter_raw():
+        size += len(chunk)
+        if size > MAX_BODY:
+            return

@@ -1,0 +1,40 @@
+"""Which limit a CA means when it answers 429: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ssl_cert_server.errors import CaProblem
+from ssl_cert_server.service.budget.buckets import LONGEST_CLOSED, LimitKind, Scope
+
+_DEFAULT_WAIT = 3_600.0
+
+
+def refused_scopes(problem: CaProblem, names: Sequence[str]) -> list[Scope]:
+    """Give the buckets that an order for ``names`` found empty, by Let's Encrypt's words; none where they are unknown.
+
+    The words hold the domain or name meant. Nothing that the order was not for is ever given, whatever they say.
+    """
+    words = str(problem).lower()
+    if "too many new orders" in words:
+        return [Scope(LimitKind.NEW_ORDERS)]
+    if "exact set of" in words:  # `domains` once, `identifiers` now
+        return [Scope.exact_set(names)]
+    if "too many failed authorizations" in words:
+        return _quoted(Scope.failures(names), words)
+    if "too many certificates" in words and "already issued for" in words:
+        return _quoted(Scope.domains(names), words)
+    return []
+
+
+def refused_for(problem: CaProblem) -> float:
+    """Give the seconds for which the CA refuses."""
+    asked = _DEFAULT_WAIT if problem.retry_after is None else problem.retry_after
+    return min(max(asked, 0.0), LONGEST_CLOSED)
+
+
+def _quoted(scopes: Iterable[Scope], words: str) -> list[Scope]:
+    """Give those whose subject stands in quotes (Boulder writes an IPv4 address as a /32), or all where none does."""
+    every = [*scopes]
+    meant = [scope for scope in every if f'"{scope.subject}"' in words or f'"{scope.subject}/32"' in words]
+    return meant or every

@@ -1,0 +1,53 @@
+"""Whether a CA is worth asking: one that is down is left alone for a while, so that nobody waits for it."""
+
+from __future__ import annotations
+
+from ssl_cert_server.clock import Clock
+from ssl_cert_server.errors import AcmeError, CaProblem, CaUnreachable, MalformedResponse
+
+_FIRST_PAUSE = 15.0
+_LONGEST_PAUSE = 600.0
+_STUMBLES = 3
+_LONGEST_OBEYED = 3600.0
+"""Seconds. A Retry-After longer than this is a mistake of the CA's, or as good as an outage: it is probed."""
+
+
+class CaHealth:
+    """Counts the failures of one CA that are nobody's fault but its own."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._failures = 0
+        self._stumbles = 0
+        self._closed_until = float("-inf")
+
+    @property
+    def closed_for(self) -> float:
+        """Seconds for which it isn't asked; 0 where it may be."""
+        return max(0.0, self._closed_until - self._clock.monotonic())
+
+    def worked(self) -> None:
+        """It did as it should, if only in refusing a name."""
+        self._failures = 0
+        self._stumbles = 0
+        self._closed_until = float("-inf")
+
+    def failed(self, error: AcmeError) -> None:
+        """Leave it alone: longer each time, and as long as it asks for.
+
+        One whose answer made no sense may have stumbled over this order alone, until it does so thrice in a row.
+        """
+        if isinstance(error, MalformedResponse):
+            self._stumbles += 1
+            if self._stumbles < _STUMBLES:
+                return
+        pause = min(_FIRST_PAUSE * 2**self._failures, _LONGEST_PAUSE) * (0.75 + self._clock.random() / 2)
+        self._failures = min(self._failures + 1, 10)
+        asked = min(error.retry_after or 0.0, _LONGEST_OBEYED)
+        self._closed_until = self._clock.monotonic() + max(pause, asked)
+
+
+def is_trouble(error: Exception) -> bool:
+    """Tell whether a failure says something about the CA rather than about the name."""
+    failed = isinstance(error, CaProblem) and error.status >= 500
+    return failed or isinstance(error, CaUnreachable | MalformedResponse)

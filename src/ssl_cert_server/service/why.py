@@ -1,0 +1,151 @@
+"""Why a name is answered as it is: its rule, what is stored, what failed last, and what to do about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from ssl_cert_server.errors import InvalidCertificate, NotPermitted
+from ssl_cert_server.model import Certificate, KeyFamily, Permission, Subject
+from ssl_cert_server.pki.x509 import check_covers, check_not_expired, parse_certificate
+from ssl_cert_server.service.policy import Decision, Policy, Source
+from ssl_cert_server.service.records import load_record
+from ssl_cert_server.service.state import NameState, load_state
+from ssl_cert_server.storage.base import Storage
+
+_ANSWERED_ELSEWHERE = (
+    "something else answered the CA: see that the name leads to a web server that passes "
+    "/.well-known/acme-challenge/ on to this server"
+)
+_REMEDIES = tuple(
+    (re.compile(pattern), remedy)
+    for pattern, remedy in (
+        (
+            r"_acme-challenge|\bTXT record|\bDNS challenge|authoritative name server|no dns-01 provider"
+            r"|^(?:rfc2136|lexicon:\S+|httpreq|acme-dns): |^\S+ (?:present|cleanup) \S+\. ",
+            "see that the DNS provider's credentials and zone are right, and that every name server is up to date",
+        ),
+        (
+            r": authorization is \w+: connection:",
+            "the CA could not connect to the name: see that its addresses are right, and open port 80 (http-01) or 443 "
+            "(tls-alpn-01) from the Internet to a web server that passes challenges on to this server",
+        ),
+        (
+            r": authorization is \w+: dns:",
+            "the CA could not resolve the name: see that its A and AAAA records exist, and that its DNS servers answer",
+        ),
+        (r": authorization is \w+: (?:unauthorized|incorrectResponse):", _ANSWERED_ELSEWHERE),
+        (
+            r": authorization is \w+: tls:",
+            "the CA met a wrong certificate at the name: see that the challenge reaches this server",
+        ),
+        (
+            r"\bcaa:",
+            "a CAA record of the name, or of a name above it, permits other CAs only: have its owner add this one",
+        ),
+        (r"\brateLimited:", "a limit of the CA is reached: wait, or configure another CA after it"),
+        (r"\brejectedIdentifier:", "the CA never issues for this name: configure another CA, or take the name out"),
+        (
+            r"(?i)external ?account",
+            "the CA wants an account bound to yours at its own site: set acme[].eab to the key id and key it gave",
+        ),
+        (r"\bpublic_ips\b", "have the owner of the name point it here, or correct preflight.public_ips"),
+    )
+)
+"""What to do, by what the last failure's words hold; the first that fits."""
+
+
+async def explain(name: str, policy: Policy, storage: Storage, now: float, family: KeyFamily | None = None) -> str:
+    """Explain what becomes of a normalised name at ``now`` (Unix seconds): lines of plain words.
+
+    :raises StorageError: storage can't be read.
+    """
+    try:
+        decision = policy.decide(name, family)
+    except NotPermitted as error:
+        return (
+            f"{name}\n  rule: none ({error})\n  do:   to have it issued, add it to domains, wildcards or re_patterns\n"
+        )
+    lines = [f"{name}", f"  rule: {_rule(name, decision)}"]
+    if decision.subject.cert_key:
+        lines += [f"  {line}" for line in await _stored(name, decision, storage, now)]
+    if decision.source is Source.ACME:
+        lines += [f"  {line}" for line in await _history(decision.subject, storage, now)]
+    return "\n".join(lines) + "\n"
+
+
+def _rule(name: str, decision: Decision) -> str:
+    subject = decision.subject
+    match decision.source:
+        case Source.MANAGED:
+            return f"managed: the certificate that you keep under {subject.cert_key} answers it"
+        case Source.LOCAL_CA:
+            return "local_ca.names matches it: the server's own CA issues for it at once"
+        case Source.SELF_SIGNED:
+            return "self_signed answers what no other rule covers"
+        case Source.ACME if subject.permission is Permission.ASK:
+            return "no rule covers it, so ask decides before anything is issued"
+        case Source.ACME if subject.permission is Permission.PATTERN:
+            return "re_patterns matches it: a CA issues for it"
+        case _ if name not in subject.names or subject.names[0] != name:
+            return f"the certificate for {', '.join(subject.names)} answers it (wildcards)"
+    return "domains lists it: a CA issues for it"
+
+
+async def _stored(name: str, decision: Decision, storage: Storage, now: float) -> list[str]:
+    cert_key = decision.subject.cert_key
+    pem = await storage.get(cert_key)
+    if pem is None:
+        later = "; the first request has it issued" if decision.source is Source.ACME else ""
+        return [f"stored: nothing under {cert_key}{later}"]
+    try:
+        certificate = parse_certificate(pem)
+        check_covers(certificate, name)
+        check_not_expired(certificate, now)
+    except InvalidCertificate as error:
+        return [f"stored: under {cert_key}, of no use: {error}"]
+    return [*_certificate(cert_key, certificate, now), *await _advice(cert_key, certificate, storage)]
+
+
+def _certificate(cert_key: str, certificate: Certificate, now: float) -> Iterator[str]:
+    days = (certificate.not_after - now) / 86_400
+    yield f"stored: under {cert_key}, for {', '.join(sorted(certificate.names))}"
+    yield f"        valid until {_time(certificate.not_after)} ({days:.1f} days), {certificate.family.upper()} key"
+
+
+async def _advice(cert_key: str, certificate: Certificate, storage: Storage) -> list[str]:
+    record = await load_record(storage, cert_key, certificate.fingerprint)
+    lines = []
+    if record.directory_url:
+        proven = f"control proven by {record.challenge}" if record.challenge else "control was known to the CA already"
+        lines.append(f"        issued by {record.directory_url}, {proven}")
+    if record.window_end:
+        window = f"{_time(record.window_start)} to {_time(record.window_end)}"
+        lines.append(f"        its CA wants it renewed from {window}; drawn: {_time(record.renew_at)}")
+    return lines
+
+
+async def _history(subject: Subject, storage: Storage, now: float) -> list[str]:
+    state = await load_state(storage, subject.cert_key)
+    lines = []
+    if state.order is not None:
+        lines.append(f"open:   order {state.order.order_url}; the next attempt goes on with it")
+    if state.error and not state.failures:
+        lines.append(f"waits:  {_time(state.failed_at)}: {state.error}")
+    elif state.error:
+        lines.append(f"failed: {_time(state.failed_at)}, {state.failures} in a row: {state.error}")
+    if state.error:
+        lines.append(f"next:   {_next(state, now)}")
+        lines += [f"do:     {remedy}" for pattern, remedy in _REMEDIES if pattern.search(state.error)][:1]
+    return lines
+
+
+def _next(state: NameState, now: float) -> str:
+    if state.failed_at <= now < state.retry_at:
+        return f"tried again from {_time(state.retry_at)}; requests before then are refused"
+    return "tried again at the next request or renewal"
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,163 @@
+"""One attempt: what is kept of it, in which order, whatever comes of it."""
+
+from __future__ import annotations
+
+import pytest
+from structlog.testing import capture_logs
+
+from ssl_cert_server.errors import (
+    AcmeError,
+    BackingOff,
+    BudgetSpent,
+    CaProblem,
+    ChallengeFailed,
+    LeaseLost,
+    PreflightFailed,
+    StorageError,
+    ValidationFailed,
+)
+from ssl_cert_server.model import Certificate, OpenOrder, Subject
+from ssl_cert_server.service.attempts import Attempts, Wanted
+from ssl_cert_server.service.budget.planner import Priority
+from ssl_cert_server.service.records import IssuedRecord, load_record
+from ssl_cert_server.service.state import NameState, load_state
+from ssl_cert_server.storage.base import Lease
+from tests.support.clock import START, AutoClock
+from tests.support.faulty_storage import FaultyStorage
+from tests.support.leaks import assert_no_key
+from tests.support.leaves import HOUR, make_certificate
+from tests.support.scripted_ca import DIRECTORY, ScriptedCa
+
+SUBJECT = Subject("*.a.com", ("*.a.com", "a.com"))
+NAME = "*.a.com"
+ORDER = OpenOrder(DIRECTORY, "https://ca.test/order/7", "key")
+NOTHING = NameState()
+NOT_FOUND = ValidationFailed("a.com: nothing there", name="a.com", challenge="http-01", problem="connection")
+
+
+class Room:
+    """Attempts at one certificate for two names, under a lease that is held."""
+
+    def __init__(self) -> None:
+        self.clock = AutoClock()
+        self.storage = FaultyStorage(self.clock)
+        self.ca = ScriptedCa(self.clock)
+        self.attempts = Attempts(self.storage, self.ca, self.clock, deadline=300.0)
+        self.lease: Lease | None = None
+
+    async def make(self, state: NameState = NOTHING) -> Certificate:
+        lease = self.lease = self.lease or await self.storage.acquire("certificates/*.a.com", 1e9)
+        assert lease is not None
+        return await self.attempts.make(Wanted(SUBJECT, Priority.HANDSHAKE), state, lease)
+
+    async def fail(self, outcome: Exception | Certificate, state: NameState = NOTHING) -> NameState:
+        self.ca.outcomes[NAME].append(outcome)
+        with pytest.raises(BackingOff):
+            await self.make(state)
+        return await self.state()
+
+    async def state(self) -> NameState:
+        return await load_state(self.storage, SUBJECT.cert_key)
+
+
+@pytest.fixture
+def it() -> Room:
+    return Room()
+
+
+async def test_certificate_record_and_state_are_kept(it: Room) -> None:
+    certificate = await it.make(NameState(failures=3, error="before", order=ORDER))
+    assert it.ca.calls == [(NAME, ORDER)]
+    assert await it.storage.get(SUBJECT.cert_key) == certificate.stored
+    record = await load_record(it.storage, SUBJECT.cert_key, certificate.fingerprint)
+    assert record == IssuedRecord(certificate.fingerprint, DIRECTORY, "http-01")
+    assert await it.state() == NameState()
+
+
+async def test_it_is_told_with_who_issued_and_how(it: Room) -> None:
+    with capture_logs() as logs:
+        certificate = await it.make()
+    [issued] = [log for log in logs if log["event"] == "certificate.issued"]
+    assert issued["name"] == NAME
+    assert (issued["fingerprint"], issued["directory_url"]) == (certificate.fingerprint, DIRECTORY)
+    assert issued["challenge"] == "http-01"
+    assert_no_key(certificate.key_pem, logs)
+
+
+async def test_a_record_that_cannot_be_written_leaves_certificate_and_order(it: Room) -> None:
+    it.storage.break_down("put", key=f"_issued/{SUBJECT.cert_key}")
+    with pytest.raises(StorageError):
+        await it.make()
+    assert await it.storage.get(SUBJECT.cert_key) is not None
+    assert (await it.state()).order == it.ca.orders[0]
+
+
+async def test_a_certificate_without_one_of_the_names_is_refused(it: Room) -> None:
+    state = await it.fail(make_certificate(NAME, start=START - HOUR, end=START + HOUR))
+    assert state.failures == 1
+    assert "a.com" in state.error
+    assert await it.storage.get(SUBJECT.cert_key) is None
+
+
+@pytest.mark.parametrize(
+    "error", [NOT_FOUND, PreflightFailed("CAA forbids it"), ChallengeFailed("the provider refused")]
+)
+async def test_what_is_the_names_own_counts(it: Room, error: AcmeError) -> None:
+    it.clock.chance = 0.0
+    state = await it.fail(error, NameState(failures=1))
+    assert (state.failures, state.retry_at, state.error) == (2, START + 600, str(error))
+
+
+@pytest.mark.parametrize(("before", "wait"), [(0, 60), (1, 600), (2, 600), (9, 600)])
+async def test_what_is_the_cas_own_does_not_count_and_waits_ten_minutes_at_most(
+    it: Room, before: int, wait: float
+) -> None:
+    it.clock.chance = 0.0
+    state = await it.fail(CaProblem("down", type="serverInternal", status=500), NameState(failures=before))
+    assert (state.failures, state.retry_at) == (before, START + wait)
+
+
+async def test_an_order_whose_challenge_failed_is_not_gone_on_with(it: Room) -> None:
+    assert (await it.fail(NOT_FOUND)).order is None
+
+
+async def test_one_that_was_not_begun_is(it: Room) -> None:
+    assert (await it.fail(PreflightFailed("CAA forbids it"), NameState(order=ORDER))).order == ORDER
+
+
+async def test_a_lease_lost_amid_storing_is_not_tried_again(it: Room) -> None:
+    await it.make()
+    it.storage.steal("certificates/*.a.com")
+    before = [*it.clock.sleeps]
+    with pytest.raises(LeaseLost):
+        await it.make(NameState(order=ORDER))
+    assert it.clock.sleeps == before
+
+
+class TestNoRoom:
+    """No CA may be asked: that is kept for who asks why, and holds nothing back."""
+
+    spent = BudgetSpent("a.com: no room for more new orders; again in 36 s", 36.0, everyone=True)
+
+    async def wait(self, it: Room, state: NameState = NOTHING) -> NameState:
+        it.ca.outcomes[NAME].append(self.spent)
+        with pytest.raises(BudgetSpent):
+            await it.make(state)
+        return await it.state()
+
+    async def test_it_is_noted_and_not_counted(self, it: Room) -> None:
+        noted = await self.wait(it)
+        assert (noted.failures, noted.retry_at, noted.failed_at) == (0, 0.0, START)
+        assert noted.error == str(self.spent)
+
+    async def test_it_is_noted_once_a_minute(self, it: Room) -> None:
+        noted = await self.wait(it)
+        it.clock.jump(60)
+        assert (await self.wait(it, noted)).failed_at == START
+        it.clock.jump(1)
+        assert (await self.wait(it, noted)).failed_at == START + 61
+
+    async def test_the_words_of_a_failure_stay(self, it: Room) -> None:
+        failed = await it.fail(CaProblem("no", type="rejectedIdentifier", status=403))
+        it.clock.jump(3600)
+        assert (await self.wait(it, failed)).error == "no"

@@ -1,0 +1,114 @@
+"""What ``ssl-cert-server why`` says."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssl_cert_server.model import KeyFamily, OpenOrder
+from ssl_cert_server.service.policy import Policy, PolicyRules, SelfSignedRule
+from ssl_cert_server.service.records import IssuedRecord, save_record
+from ssl_cert_server.service.state import NameState, save_state
+from ssl_cert_server.service.why import explain
+from tests.support.clock import START
+from tests.support.faulty_storage import FaultyStorage
+from tests.support.leaks import assert_no_key
+from tests.support.leaves import DAY, HOUR, make_certificate
+
+RULES = PolicyRules(
+    managed=[(r"m\.com", "own")],
+    domains=["a.com", "w.com"],
+    wildcards=["*.w.com"],
+    patterns=[r"p[0-9]\.com"],
+    local_ca_patterns=[r".+\.test"],
+    ask=True,
+)
+POLICY = Policy(RULES)
+
+
+async def _keep(storage: FaultyStorage, state: NameState, cert_key: str = "a.com") -> None:
+    lease = await storage.acquire("test", 1e9)
+    assert lease is not None
+    await save_state(storage, cert_key, state, lease)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("m.com", "managed: the certificate that you keep under own answers it"),
+        ("a.com", "domains lists it: a CA issues for it"),
+        ("x.w.com", "the certificate for *.w.com, w.com answers it (wildcards)"),
+        ("w.com", "the certificate for *.w.com, w.com answers it (wildcards)"),
+        ("p1.com", "re_patterns matches it: a CA issues for it"),
+        ("x.test", "local_ca.names matches it: the server's own CA issues for it at once"),
+        ("other.com", "no rule covers it, so ask decides before anything is issued"),
+    ],
+)
+async def test_the_rule(storage: FaultyStorage, name: str, rule: str) -> None:
+    assert (await explain(name, POLICY, storage, START)).splitlines()[:2] == [name, f"  rule: {rule}"]
+
+
+async def test_what_nothing_covers_and_how_to_have_it_covered(storage: FaultyStorage) -> None:
+    said = await explain("b.com", Policy(PolicyRules()), storage, START)
+    assert "rule: none (b.com is not permitted here)" in said
+    assert "add it to domains, wildcards or re_patterns" in said
+    fallback = Policy(PolicyRules(self_signed=SelfSignedRule("fallback")))
+    assert "self_signed answers what no other rule covers" in await explain("b.com", fallback, storage, START)
+
+
+async def test_what_is_stored_who_issued_it_and_when_it_is_renewed(storage: FaultyStorage) -> None:
+    assert "stored: nothing under a.com; the first request" in await explain("a.com", POLICY, storage, START)
+    certificate = make_certificate("a.com", end=START + 3 * DAY)
+    await storage.put("a.com", certificate.stored)
+    window = {"window_start": START, "window_end": START + DAY, "renew_at": START + HOUR}
+    record = IssuedRecord(certificate.fingerprint, "https://ca.test/dir", "http-01", **window)
+    await save_record(storage, "a.com", record)
+    said = await explain("a.com", POLICY, storage, START)
+    assert "valid until 2027-01-18 08:00:00 UTC (3.0 days), ECDSA key" in said
+    assert "issued by https://ca.test/dir, control proven by http-01" in said
+    assert "renewed from 2027-01-15 08:00:00 UTC to 2027-01-16 08:00:00 UTC; drawn: 2027-01-15 09:00:00 UTC" in said
+    assert_no_key(said)
+
+
+@pytest.mark.parametrize(("names", "end"), [(["a.com"], START), (["b.com"], START + DAY)])
+async def test_what_is_stored_and_of_no_use(storage: FaultyStorage, names: list[str], end: float) -> None:
+    await storage.put("a.com", make_certificate(*names, start=START - DAY, end=end).stored)
+    assert "stored: under a.com, of no use: " in await explain("a.com", POLICY, storage, START)
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        ("a.com: authorization is invalid: connection: refused", "open port 80"),
+        ("a.com: authorization is invalid: dns: SERVFAIL", "could not resolve the name"),
+        ("a.com: authorization is invalid: unauthorized: 404", "something else answered the CA"),
+        ("HTTP 403: caa: forbids", "a CAA record"),
+        ("HTTP 429: rateLimited: too many", "a limit of the CA is reached"),
+        ("HTTP 403: rejectedIdentifier: policy", "configure another CA"),
+        ("a.com points to 192.0.2.9, which is none of public_ips", "have the owner of the name point it here"),
+    ],
+)
+async def test_the_last_failure_the_next_try_and_what_to_do(storage: FaultyStorage, error: str, remedy: str) -> None:
+    await _keep(storage, NameState(2, START - 60, START + 600, error))
+    said = await explain("a.com", POLICY, storage, START)
+    assert f"failed: 2027-01-15 07:59:00 UTC, 2 in a row: {error}" in said
+    assert "tried again from 2027-01-15 08:10:00 UTC; requests before then are refused" in said
+    assert remedy in said
+
+
+async def test_a_wait_that_is_no_failure(storage: FaultyStorage) -> None:
+    await _keep(storage, NameState(0, START, 0.0, "a.com: no room for more new orders"))
+    said = await explain("a.com", POLICY, storage, START)
+    assert "waits:  2027-01-15 08:00:00 UTC: a.com: no room for more new orders" in said
+    assert "tried again at the next request or renewal" in said
+
+
+async def test_an_open_order_is_told_without_its_key(storage: FaultyStorage) -> None:
+    await _keep(storage, NameState(order=OpenOrder("https://ca.test/dir", "https://ca.test/order/1", "secret")))
+    said = await explain("a.com", POLICY, storage, START)
+    assert "open:   order https://ca.test/order/1" in said
+    assert "secret" not in said
+
+
+async def test_the_certificate_of_another_family(storage: FaultyStorage) -> None:
+    both = Policy(PolicyRules(domains=["a.com"], families=[KeyFamily.ECDSA, KeyFamily.RSA]))
+    assert "nothing under a.com+rsa" in await explain("a.com", both, storage, START, KeyFamily.RSA)
