@@ -1,4 +1,4 @@
-"""Names by the time they are due: one heap, one wake-up event."""
+"""What is due, the most pressing first: a heap by time, a heap of what is due, one wake-up event."""
 
 from __future__ import annotations
 
@@ -12,39 +12,58 @@ _LONGEST_NAP = 60.0
 
 
 class DueQueue:
-    """Holds each name once, at the time it was last given."""
+    """Holds each key once, at the time it was last given."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._due: dict[str, float] = {}
-        self._heap: list[tuple[float, str]] = []
+        self._entries: dict[str, tuple[float, float]] = {}
+        self._later: list[tuple[float, float, str]] = []
+        self._due: list[tuple[float, float, str]] = []
         self._earlier = asyncio.Event()
 
-    def add(self, name: str, at: float) -> None:
-        """Have a name come up at a time (Unix seconds), instead of when it would have."""
-        self._due[name] = at
-        heapq.heappush(self._heap, (at, name))
-        if self._heap[0] == (at, name):
+    def add(self, key: str, at: float, deadline: float = 0.0) -> None:
+        """Have a key come up at a time (Unix seconds), instead of when it would have.
+
+        Of those that are due the one with the earliest ``deadline`` (Unix seconds) comes up first.
+        """
+        self._entries[key] = (at, deadline)
+        heapq.heappush(self._later, (at, deadline, key))
+        if self._later[0] == (at, deadline, key):
             self._earlier.set()
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._due
+    def remove(self, key: str) -> None:
+        """Have a key not come up."""
+        self._entries.pop(key, None)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     async def next(self) -> str:
-        """Wait for the next name that is due, and take it out."""
+        """Wait for the next key that is due, and take it out."""
         while True:
             self._earlier.clear()
-            self._drop_outdated()
-            nap = self._heap[0][0] - self._clock.now() if self._heap else _LONGEST_NAP
-            if nap <= 0:
-                _, name = heapq.heappop(self._heap)
-                del self._due[name]
-                return name
+            self._move_due()
+            while self._due:
+                deadline, at, key = heapq.heappop(self._due)
+                if self._entries.get(key) == (at, deadline):
+                    del self._entries[key]
+                    return key
+            nap = self._later[0][0] - self._clock.now() if self._later else _LONGEST_NAP
             await self._nap(min(nap, _LONGEST_NAP))
 
-    def _drop_outdated(self) -> None:
-        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
+    def _move_due(self) -> None:
+        now = self._clock.now()
+        while self._later:
+            at, deadline, key = self._later[0]
+            current = self._entries.get(key) == (at, deadline)
+            if current and at > now:
+                return
+            heapq.heappop(self._later)
+            if current:
+                heapq.heappush(self._due, (deadline, at, key))
 
     async def _nap(self, seconds: float) -> None:
         sleeping = asyncio.ensure_future(self._clock.sleep(seconds))

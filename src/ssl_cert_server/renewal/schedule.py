@@ -1,9 +1,13 @@
-"""When a certificate is renewed: pure."""
+"""When a certificate is renewed, and how urgently: pure. Times are Unix seconds."""
 
 from __future__ import annotations
 
+from ssl_cert_server.service.budget.planner import Priority
+
 _SHORT_LIVED = 10 * 86_400
 _SPREAD = 0.1
+_EXPIRING_PART = 3
+_LATEST_PART = 2
 
 
 def renew_at(not_before: float, not_after: float, jitter: float, renew_before: float | None = None) -> float:
@@ -13,8 +17,27 @@ def renew_at(not_before: float, not_after: float, jitter: float, renew_before: f
     replaces that where it asks for a later time, never an earlier one, or a short-lived certificate would be renewed
     for ever. ``jitter`` in [0, 1) spreads certificates issued together over a tenth of what is left.
     """
-    lifetime = not_after - not_before
-    margin = lifetime / (2 if lifetime < _SHORT_LIVED else 3)
+    margin = _margin(not_before, not_after)
     if renew_before is not None:
         margin = min(margin, renew_before)
     return not_after - margin * (1 - _SPREAD * jitter)
+
+
+def advised_at(drawn: float, not_before: float, not_after: float) -> float:
+    """Give when a certificate is renewed whose CA's window gave the time ``drawn``.
+
+    The window is advice: where it lies so late that little time is left for trying again, it isn't followed.
+    """
+    latest = not_after - _margin(not_before, not_after) / _LATEST_PART
+    return min(drawn, latest)
+
+
+def priority_of(now: float, not_before: float, not_after: float) -> Priority:
+    """Tell how urgent a renewal is: a third of the time that it is meant to have is when it becomes pressing."""
+    left = not_after - now
+    return Priority.EXPIRING if left < _margin(not_before, not_after) / _EXPIRING_PART else Priority.RENEWAL
+
+
+def _margin(not_before: float, not_after: float) -> float:
+    lifetime = not_after - not_before
+    return lifetime / (2 if lifetime < _SHORT_LIVED else 3)

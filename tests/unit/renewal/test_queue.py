@@ -35,6 +35,44 @@ async def test_gives_names_in_the_order_they_are_due(queue: DueQueue) -> None:
     assert await _due(queue) == [f"{number}" for number in range(100, 0, -1)]
 
 
+async def test_of_those_that_are_due_the_earliest_deadline_comes_first(queue: DueQueue) -> None:
+    deadlines = [START + number for number in range(100)]
+    random.Random(7).shuffle(deadlines)
+    for number, deadline in enumerate(deadlines):
+        queue.add(f"{deadline - START:.0f}", START - number, deadline)
+    queue.add("not due", START + 1, START - 1)
+    assert await _due(queue) == [f"{number}" for number in range(100)]
+
+
+async def test_a_pressing_one_that_becomes_due_goes_before_those_that_wait(queue: DueQueue, clock: ManualClock) -> None:
+    queue.add("a.com", START, START + 100)
+    queue.add("b.com", START, START + 200)
+    queue.add("c.com", START + 10, START + 50)
+    assert await queue.next() == "a.com"
+    clock.jump(10)
+    assert await _due(queue) == ["c.com", "b.com"]
+
+
+async def test_adding_again_changes_the_deadline(queue: DueQueue) -> None:
+    queue.add("a.com", START, START + 10)
+    queue.add("b.com", START, START + 20)
+    queue.add("a.com", START, START + 30)
+    assert len(queue) == 2
+    assert await _due(queue) == ["b.com", "a.com"]
+
+
+async def test_what_was_removed_does_not_come_up(queue: DueQueue, clock: ManualClock) -> None:
+    for name, at in (("a.com", START), ("b.com", START), ("later.com", START + 10)):
+        queue.add(name, at)
+    for name in ("a.com", "later.com", "unknown.com"):
+        queue.remove(name)
+    assert "a.com" not in queue
+    clock.jump(20)
+    assert await _due(queue) == ["b.com"]
+    queue.add("a.com", START)
+    assert await _due(queue) == ["a.com"]
+
+
 async def test_waits_until_a_name_is_due(queue: DueQueue, clock: ManualClock) -> None:
     queue.add("a.com", START + 150)
     task = asyncio.create_task(queue.next())

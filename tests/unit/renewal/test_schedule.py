@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssl_cert_server.renewal.schedule import renew_at
+from ssl_cert_server.renewal.schedule import advised_at, priority_of, renew_at
+from ssl_cert_server.service.budget.planner import Priority
 
 DAY = 86_400.0
 START = 1_800_000_000.0
@@ -55,6 +56,39 @@ def test_is_never_at_expiry_where_a_day_or_more_was_asked_for(
 def test_renew_before_never_makes_it_earlier(lifetime: float, jitter: float, renew_before: float) -> None:
     end = START + lifetime
     assert renew_at(START, end, jitter, renew_before) >= renew_at(START, end, jitter)
+
+
+@pytest.mark.parametrize(
+    ("days", "drawn", "expected"),
+    [(90, 55, 55), (90, -5, -5), (90, 75, 75), (90, 80, 75), (90, 200, 75), (6, 3, 3), (6, 5, 4.5), (6, 5.9, 4.5)],
+)
+def test_advice_is_followed_unless_it_leaves_no_time_for_another_try(
+    days: float, drawn: float, expected: float
+) -> None:
+    at = advised_at(START + drawn * DAY, START, START + days * DAY)
+    assert (at - START) / DAY == pytest.approx(expected)
+
+
+@given(st.floats(START - 4000 * DAY, START + 4000 * DAY), lifetimes)
+def test_advised_times_leave_a_sixth_of_life_or_more(drawn: float, lifetime: float) -> None:
+    end = START + lifetime
+    assert advised_at(drawn, START, end) <= min(drawn, end - lifetime / 6 + 1)
+
+
+@pytest.mark.parametrize(
+    ("days", "at", "expected"),
+    [
+        (90, 60, Priority.RENEWAL),
+        (90, 79, Priority.RENEWAL),
+        (90, 81, Priority.EXPIRING),
+        (90, 100, Priority.EXPIRING),
+        (6, 3, Priority.RENEWAL),
+        (6, 4.9, Priority.RENEWAL),
+        (6, 5.1, Priority.EXPIRING),
+    ],
+)
+def test_what_has_little_time_left_is_pressing(days: float, at: float, expected: Priority) -> None:
+    assert priority_of(START + at * DAY, START, START + days * DAY) is expected
 
 
 def test_jitter_spreads_over_a_tenth_of_what_is_left_and_only_to_later() -> None:

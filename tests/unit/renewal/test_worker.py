@@ -5,19 +5,26 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
+from structlog.testing import capture_logs
 
-from ssl_cert_server.errors import CaProblem
-from ssl_cert_server.model import Certificate
+from ssl_cert_server.errors import BudgetSpent, CaClosed, CaProblem, NotPermitted
+from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.pki.x509 import parse_certificate
-from ssl_cert_server.renewal.worker import RenewalSchedule, RenewalWorker
+from ssl_cert_server.renewal.known import RenewalSchedule
+from ssl_cert_server.renewal.scan import StoredCertificates
+from ssl_cert_server.renewal.worker import RenewalWorker
+from ssl_cert_server.service.attempts import Attempts
+from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.service.issuance import AcmeCertificates
 from ssl_cert_server.service.policy import Policy, PolicyRules
+from ssl_cert_server.service.turns import Turns
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaves import DAY, HOUR, make_certificate
 from tests.support.scripted_ca import ScriptedCa
 
 REFUSED = CaProblem("the CA said no", type="rejectedIdentifier", status=403)
+A = Subject("a.com", ("a.com",))
 RENEWED_BY = 70 * DAY
 """By this age a certificate of 90 days is renewed, whatever the dice said."""
 
@@ -33,9 +40,15 @@ class Room:
         self.schedule = RenewalSchedule(self.clock, None)
         policy = Policy(PolicyRules(managed=[(r"managed\.com", "managed.com")], patterns=[r".+\.com"]))
         self.certificates = AcmeCertificates(
-            self.storage, self.ca, self.clock, on_known=self.schedule.add, on_stored=self.schedule.add_new
+            self.storage,
+            Attempts(self.storage, self.ca, self.clock, deadline=300.0),
+            Turns(32, self.clock),
+            self.clock,
+            on_known=self.schedule.add,
+            on_stored=self.schedule.add_new,
         )
-        self._worker = RenewalWorker(self.schedule, self.certificates, self.storage, policy, self.clock)
+        self._worker = RenewalWorker(self.schedule, self.certificates, self.clock)
+        self._scan = StoredCertificates(self.certificates, self.storage, policy, self.clock)
         self._task: asyncio.Task[None] | None = None
 
     async def put(self, name: str, *, age: float = HOUR) -> Certificate:
@@ -46,8 +59,13 @@ class Room:
         return certificate
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._worker.run())
+        self._task = asyncio.create_task(self._run())
         await self.clock.advance(0)
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._scan.read())
+            group.create_task(self._worker.run())
 
     async def later(self, seconds: float) -> None:
         """Let the wall clock go on, and a minute pass in which that is noticed."""
@@ -93,7 +111,7 @@ async def test_what_is_stored_and_permitted_is_scheduled(it: Room) -> None:
     await it.storage.put("broken.com", b"rubbish")
     await it.start()
     names = ("a.com", "b.com", "not-permitted.net", "managed.com", "acme_account+key", "broken.com")
-    assert [name for name in names if name in it.schedule.queue] == ["a.com", "b.com"]
+    assert [name for name in names if name in it.schedule.renewals] == ["a.com", "b.com"]
 
 
 async def test_nothing_is_renewed_before_it_is_due(it: Room) -> None:
@@ -117,7 +135,7 @@ async def test_a_due_certificate_is_renewed_and_scheduled_again(it: Room) -> Non
 
 async def test_one_issued_on_the_fly_is_renewed_too(it: Room) -> None:
     await it.start()
-    await it.certificates.obtain("a.com", "a.com")
+    await it.certificates.obtain("a.com", A)
     await it.later(RENEWED_BY)
     assert it.asked() == ["a.com", "a.com"]
 
@@ -125,8 +143,8 @@ async def test_one_issued_on_the_fly_is_renewed_too(it: Room) -> None:
 async def test_the_configured_time_is_honoured(it: Room) -> None:
     schedule = RenewalSchedule(it.clock, 10 * DAY)
     certificate = make_certificate("a.com", start=START, end=START + 90 * DAY)
-    schedule.add("a.com", certificate)
-    taking = asyncio.create_task(schedule.queue.next())
+    schedule.add(A, certificate)
+    taking = asyncio.create_task(schedule.renewals.next())
     await it.later(79 * DAY)
     assert not taking.done()
     await it.later(2 * DAY)
@@ -136,7 +154,7 @@ async def test_the_configured_time_is_honoured(it: Room) -> None:
 async def test_a_clock_far_ahead_costs_at_most_one_order_a_day(it: Room) -> None:
     it.ca.behind = 65 * DAY  # so that what it issues looks due at once
     await it.start()
-    await it.certificates.obtain("a.com", "a.com")
+    await it.certificates.obtain("a.com", A)
     await it.clock.advance(3600)
     assert it.asked() == ["a.com"]
     for _ in range(10 * 24):
@@ -149,7 +167,7 @@ async def test_nor_do_two_instances_cost_more(it: Room, peer: Room) -> None:
     await it.start()
     await peer.start()
     for room in (it, peer):
-        await room.certificates.obtain("a.com", "a.com")
+        await room.certificates.obtain("a.com", A)
     for _ in range(10 * 24):
         await it.later(HOUR)
         await it.clock.advance(2)  # whoever waited for the other's lease looks again
@@ -160,8 +178,8 @@ async def test_nor_do_two_instances_cost_more(it: Room, peer: Room) -> None:
 @pytest.mark.parametrize(("lifetime", "rest"), [(90 * DAY, DAY), (6 * DAY, DAY), (2 * DAY, DAY / 2)])
 async def test_a_new_certificate_is_never_due_at_once(it: Room, lifetime: float, rest: float) -> None:
     now = it.clock.now()
-    it.schedule.add_new("a.com", make_certificate("a.com", start=now - lifetime + 60, end=now + 60))
-    taking = asyncio.create_task(it.schedule.queue.next())
+    it.schedule.add_new(A, make_certificate("a.com", start=now - lifetime + 60, end=now + 60))
+    taking = asyncio.create_task(it.schedule.renewals.next())
     await it.later(rest - 60)
     assert not taking.done()
     await it.later(120)
@@ -169,8 +187,8 @@ async def test_a_new_certificate_is_never_due_at_once(it: Room, lifetime: float,
 
 
 async def test_a_new_certificate_is_due_when_any_would_be(it: Room) -> None:
-    it.schedule.add_new("a.com", make_certificate("a.com", start=START, end=START + 90 * DAY))
-    taking = asyncio.create_task(it.schedule.queue.next())
+    it.schedule.add_new(A, make_certificate("a.com", start=START, end=START + 90 * DAY))
+    taking = asyncio.create_task(it.schedule.renewals.next())
     await it.later(59 * DAY)
     assert not taking.done()
     await it.later(5 * DAY)
@@ -179,9 +197,9 @@ async def test_a_new_certificate_is_due_when_any_would_be(it: Room) -> None:
 
 async def test_reading_a_new_certificate_later_does_not_make_it_due(it: Room) -> None:
     new = make_certificate("a.com", start=START - 89 * DAY, end=START + DAY)
-    it.schedule.add_new("a.com", new)
-    it.schedule.add("a.com", new)
-    taking = asyncio.create_task(it.schedule.queue.next())
+    it.schedule.add_new(A, new)
+    it.schedule.add(A, new)
+    taking = asyncio.create_task(it.schedule.renewals.next())
     await it.later(23 * HOUR)
     assert not taking.done()
     taking.cancel()
@@ -194,16 +212,16 @@ async def test_a_renewal_that_gives_back_the_same_certificate_is_tried_again(it:
     await it.storage.delete("a.com")
     lease = await it.storage.acquire("certificates/a.com", 1e9)
     assert lease
-    asking = asyncio.create_task(it.certificates.obtain("a.com", "a.com"))
+    asking = asyncio.create_task(it.certificates.obtain("a.com", A))
     await it.clock.advance(0)
     await it.storage.put("a.com", old.stored)
     await it.later(RENEWED_BY)
-    assert "a.com" not in it.schedule.queue, "it is being renewed"
+    assert "a.com" not in it.schedule.renewals, "it is being renewed"
     await it.storage.release(lease)
     await it.clock.advance(2)
     assert await asking == old
     assert it.ca.calls == []
-    assert "a.com" in it.schedule.queue
+    assert "a.com" in it.schedule.renewals
     await it.clock.advance(50)
     assert it.ca.calls == []
     await it.clock.advance(20)
@@ -242,7 +260,7 @@ async def test_a_bug_met_by_one_name_does_not_end_the_worker(it: Room) -> None:
     assert it.running
     await it.clock.advance(120)
     assert len(it.ca.calls) == 2
-    assert "bad.com" in it.schedule.queue
+    assert "bad.com" in it.schedule.renewals
 
 
 async def test_storage_failing_at_a_renewal_is_tried_again(it: Room) -> None:
@@ -262,7 +280,7 @@ async def test_a_name_is_given_up_seven_days_after_its_certificate_expired(it: R
         await it.later(1.2 * DAY)
     calls = len(it.ca.calls)
     assert calls > 20
-    assert "gone.com" not in it.schedule.queue
+    assert "gone.com" not in it.schedule.renewals
     await it.later(30 * DAY)
     assert len(it.ca.calls) == calls
     assert it.running
@@ -283,21 +301,21 @@ async def test_one_given_up_is_scheduled_again_once_it_is_issued(it: Room) -> No
     await it.start()
     for _ in range(24):
         await it.later(1.2 * DAY)
-    assert "gone.com" not in it.schedule.queue
+    assert "gone.com" not in it.schedule.renewals
     it.ca.outcomes["gone.com"] = []
     await it.later(2 * DAY)
-    await it.certificates.obtain("gone.com", "gone.com")
-    assert "gone.com" in it.schedule.queue
+    await it.certificates.obtain("gone.com", Subject("gone.com", ("gone.com",)))
+    assert "gone.com" in it.schedule.renewals
 
 
 async def test_a_scan_that_fails_is_made_again(it: Room) -> None:
     await it.put("a.com")
     it.storage.break_down("list")
     await it.start()
-    assert "a.com" not in it.schedule.queue
+    assert "a.com" not in it.schedule.renewals
     it.storage.repair()
     await it.clock.advance(60)
-    assert "a.com" in it.schedule.queue
+    assert "a.com" in it.schedule.renewals
 
 
 async def test_one_unreadable_certificate_does_not_keep_others_from_renewal(it: Room) -> None:
@@ -305,12 +323,12 @@ async def test_one_unreadable_certificate_does_not_keep_others_from_renewal(it: 
         await it.put(name)
     it.storage.break_down("get", key="bad.com")
     await it.start()
-    assert "a.com" in it.schedule.queue
-    assert "c.com" in it.schedule.queue
-    assert "bad.com" not in it.schedule.queue
+    assert "a.com" in it.schedule.renewals
+    assert "c.com" in it.schedule.renewals
+    assert "bad.com" not in it.schedule.renewals
     it.storage.repair()
     await it.clock.advance(60)
-    assert "bad.com" in it.schedule.queue
+    assert "bad.com" in it.schedule.renewals
 
 
 async def test_a_few_at_a_time_are_renewed(it: Room) -> None:
@@ -328,10 +346,10 @@ async def test_a_few_at_a_time_are_renewed(it: Room) -> None:
 
 async def test_reading_a_known_certificate_again_does_not_move_its_time(it: Room) -> None:
     certificate = await it.put("a.com")
-    it.schedule.add("a.com", certificate)
+    it.schedule.add(A, certificate)
     it.clock.chance = 0.99
-    it.schedule.add("a.com", certificate)
-    taking = asyncio.create_task(it.schedule.queue.next())
+    it.schedule.add(A, certificate)
+    taking = asyncio.create_task(it.schedule.renewals.next())
     await it.later(61.6 * DAY)
     assert taking.result() == "a.com"
 
@@ -344,4 +362,144 @@ async def test_a_certificate_renewed_by_a_peer_is_not_renewed_again(it: Room) ->
     await it.later(20 * DAY)
     assert it.ca.calls == []
     assert await it.stored("a.com") == newer
-    assert "a.com" in it.schedule.queue
+    assert "a.com" in it.schedule.renewals
+
+
+async def test_the_most_pressing_is_renewed_first_and_told_to_be(it: Room) -> None:
+    ages = {"a.com": 70, "b.com": 85, "c.com": 65, "d.com": 89}
+    for name, age in ages.items():
+        await it.put(name, age=age * DAY)
+    for name in ages:
+        certificate = await it.stored(name)
+        it.schedule.add(Subject(name, (name,)), certificate)
+    await it.start()
+    assert [name for name, _ in it.ca.calls] == ["d.com", "b.com", "a.com", "c.com"]
+    assert [wanted.priority for wanted in it.ca.wanted] == [Priority.EXPIRING] * 2 + [Priority.RENEWAL] * 2
+
+
+CLOSED = CaClosed("every CA failed lately", 100)
+SPENT = BudgetSpent("no room for more new orders", 100, everyone=True)
+
+
+async def test_while_no_ca_can_be_asked_nobody_is_tried(it: Room) -> None:
+    for number in range(30):
+        await it.put(f"{number}.com", age=RENEWED_BY)
+        it.ca.outcomes[f"{number}.com"] = [CLOSED] * 3
+    with capture_logs() as logs:
+        await it.start()
+        first = len(it.ca.calls)
+        assert 0 < first <= 9, "those that were under way, and one that had its turn already"
+        await it.clock.advance(98)
+        assert len(it.ca.calls) == first
+    assert len([log for log in logs if log["event"] == "renewal.paused"]) == 1
+    it.ca.outcomes.clear()
+    for _ in range(30):
+        await it.clock.advance(1)
+    assert len(set(it.asked())) == 30
+    assert not [log for log in logs if log["event"] == "certificate.failed"]
+
+
+async def test_a_long_pause_is_looked_into_every_five_minutes(it: Room) -> None:
+    for number in range(20):
+        await it.put(f"{number}.com", age=RENEWED_BY)
+        it.ca.outcomes[f"{number}.com"] = [CaClosed("every CA failed lately", DAY)]
+    await it.start()
+    first = len(it.ca.calls)
+    assert first < 10
+    await it.clock.advance(299)
+    assert len(it.ca.calls) == first
+    await it.clock.advance(2)
+    assert first < len(it.ca.calls) < 20
+
+
+async def test_while_the_budget_is_spent_what_needs_it_waits_and_the_rest_goes_on(it: Room) -> None:
+    for number in range(20):
+        await it.put(f"{number}.com", age=RENEWED_BY + number)
+        it.ca.outcomes[f"{number}.com"] = [SPENT] * 9
+    for number in range(20):
+        await it.put(f"free{number}.com", age=RENEWED_BY)
+    with capture_logs() as logs:
+        await it.start()
+        for _ in range(20):
+            await it.clock.advance(1)
+    assert sorted(it.asked()) == sorted([f"{number}.com" for number in range(20)] + [f"free{n}.com" for n in range(20)])
+    assert len([log for log in logs if log["event"] == "renewal.parked"]) == 1
+    await it.clock.advance(110)
+    assert [name for name, _ in it.ca.calls[40:]] == ["19.com"], (
+        "the one that expires first, to see whether there is room"
+    )
+
+
+async def test_where_there_is_room_again_all_that_waited_are_renewed(it: Room) -> None:
+    names = [f"{number}.com" for number in range(20)]
+    for number, name in enumerate(names):
+        await it.put(name, age=RENEWED_BY + number)
+        it.ca.outcomes[name] = [SPENT]
+    await it.start()
+    await it.clock.advance(99)
+    assert len(it.ca.calls) == 20
+    for _ in range(40):
+        await it.clock.advance(1)
+    assert [name for name, _ in it.ca.calls[20:]] == names[::-1], "the one that expires first goes first"
+
+
+async def test_no_room_for_one_name_keeps_no_other_waiting(it: Room) -> None:
+    await it.put("full.com", age=RENEWED_BY)
+    it.ca.outcomes["full.com"] = [BudgetSpent("no room for more of full.com", 1000, everyone=False)]
+    await it.start()
+    others = [f"{number}.com" for number in range(20)]
+    for name in others:
+        await it.put(name, age=RENEWED_BY)
+        it.schedule.add(Subject(name, (name,)), await it.stored(name))
+    for _ in range(5):
+        await it.clock.advance(1)
+    assert it.asked() == sorted([*others, "full.com"])
+    await it.clock.advance(990)
+    assert len(it.ca.calls) == 21
+    await it.clock.advance(110)
+    assert it.asked().count("full.com") == 2
+
+
+async def test_what_is_not_permitted_any_more_is_looked_at_once_a_day(it: Room) -> None:
+    await it.put("a.com", age=RENEWED_BY)
+    it.ca.outcomes["a.com"] = [NotPermitted("a.com is not permitted here")]
+    with capture_logs() as logs:
+        await it.start()
+        await it.later(DAY - 60)
+    assert [log["name"] for log in logs if log["event"] == "renewal.not_permitted"] == ["a.com"]
+    assert len(it.ca.calls) == 1
+    await it.later(DAY / 10 + 120)
+    assert len(it.ca.calls) == 2
+
+
+async def test_advice_moves_a_renewal(it: Room) -> None:
+    await it.put("a.com")
+    await it.start()
+    it.schedule.advise("a.com", START + 20 * DAY)
+    await it.later(20 * DAY - 60)
+    assert it.ca.calls == []
+    await it.later(120)
+    assert it.asked() == ["a.com"]
+
+
+async def test_advice_about_what_is_being_renewed_makes_no_second_one(it: Room) -> None:
+    await it.put("a.com", age=RENEWED_BY)
+    it.ca.gate.clear()
+    await it.start()
+    it.schedule.advise("a.com", START)
+    assert "a.com" not in it.schedule.renewals
+    await it.clock.advance(10)
+    it.ca.gate.set()
+    await it.clock.advance(10)
+    assert len(it.ca.calls) == 1
+
+
+async def test_advice_does_not_make_a_new_certificate_due_at_once(it: Room) -> None:
+    """Else a CA whose window always lies in the past would be asked for one certificate after the other."""
+    it.schedule.add_new(A, make_certificate("a.com", start=START, end=START + 90 * DAY))
+    it.schedule.advise("a.com", START - DAY)
+    taking = asyncio.create_task(it.schedule.renewals.next())
+    await it.later(DAY - 60)
+    assert not taking.done()
+    await it.later(120)
+    assert taking.result() == "a.com"

@@ -1,0 +1,414 @@
+"""ARI: the CA says when, and whatever it says or doesn't, the schedule stands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+
+import httpx2
+import pytest
+from structlog.testing import capture_logs
+
+from ssl_cert_server.acme.ari import RenewalInfo
+from ssl_cert_server.errors import CaProblem, CaUnreachable, MalformedResponse
+from ssl_cert_server.model import Certificate, Subject
+from ssl_cert_server.renewal.advice import AdviceWorker
+from ssl_cert_server.renewal.known import RenewalSchedule
+from ssl_cert_server.service.attempts import Attempts
+from ssl_cert_server.service.issuance import AcmeCertificates
+from ssl_cert_server.service.records import IssuedRecord, load_record, save_record
+from ssl_cert_server.service.turns import Turns
+from tests.support.clock import START, ManualClock
+from tests.support.faulty_storage import FaultyStorage
+from tests.support.leaves import DAY, HOUR, make_certificate
+from tests.support.loop_time import LoopTime, settle
+from tests.support.scripted_ca import DIRECTORY, ScriptedCa
+
+A = Subject("a.com", ("a.com",))
+SIX_HOURS = 6 * HOUR
+FIRST = 1800.0
+"""When a certificate is first asked for, with the dice at one half."""
+
+WINDOW = RenewalInfo(START + 20 * DAY, START + 22 * DAY, retry_after=SIX_HOURS)
+PAST = RenewalInfo(START - 2 * DAY, START - DAY, retry_after=SIX_HOURS)
+
+Answer = RenewalInfo | Exception | None
+
+
+class Adviser:
+    """Says ``answer``; ``asked`` are the times and fingerprints. While ``gate`` is clear, it says nothing."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.answer: Answer = WINDOW
+        self.asked: list[tuple[float, str]] = []
+        self.running = 0
+        self.most_running = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._clock = clock
+
+    async def renewal_info(self, certificate: Certificate) -> RenewalInfo | None:
+        self.asked.append((self._clock.now() - START, certificate.fingerprint))
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            await self.gate.wait()
+        finally:
+            self.running -= 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class Room:
+    """The worker of one instance; further ones share storage, clock and CA."""
+
+    def __init__(self, peer: Room | None = None) -> None:
+        self.clock: ManualClock = peer.clock if peer else ManualClock()
+        self.storage: FaultyStorage = peer.storage if peer else FaultyStorage(self.clock)
+        self.ca: Adviser = peer.ca if peer else Adviser(self.clock)
+        self.schedule = RenewalSchedule(self.clock, None)
+        certificates = AcmeCertificates(
+            self.storage,
+            Attempts(self.storage, ScriptedCa(self.clock), self.clock, deadline=300.0),
+            Turns(32, self.clock),
+            self.clock,
+            on_known=self.schedule.add,
+            on_stored=self.schedule.add_new,
+        )
+        worker = AdviceWorker(self.schedule, certificates, {DIRECTORY: self.ca}, self.storage, self.clock)
+        self._task = asyncio.create_task(worker.run())
+
+    async def put(
+        self, name: str = "a.com", *, end: float = START + 90 * DAY, directory_url: str = DIRECTORY
+    ) -> Certificate:
+        """Store a certificate with its record, and have it scheduled."""
+        certificate = make_certificate(name, start=START - HOUR, end=end)
+        await self.storage.put(name, certificate.stored)
+        await self.keep(IssuedRecord(certificate.fingerprint, directory_url, "dns-01"), name)
+        self.schedule.add(Subject(name, (name,)), certificate)
+        return certificate
+
+    async def keep(self, record: IssuedRecord, name: str = "a.com") -> None:
+        await save_record(self.storage, name, record)
+
+    async def record(self, certificate: Certificate) -> IssuedRecord:
+        return await load_record(self.storage, "a.com", certificate.fingerprint)
+
+    async def later(self, seconds: float) -> None:
+        """Let the wall clock go on, and a minute pass in which that is noticed."""
+        self.clock.jump(seconds - 60)
+        await self.clock.advance(60)
+
+    def due(self, cert_key: str = "a.com") -> float:
+        """Give the time at which a certificate is renewed, in seconds from the start."""
+        return self.schedule.renewals._entries[cert_key][0] - START
+
+    def asks_at(self, cert_key: str = "a.com") -> float:
+        return self.schedule.questions._entries[cert_key][0] - START
+
+    @property
+    def running(self) -> bool:
+        return not self._task.done()
+
+    async def close(self) -> None:
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+
+@pytest.fixture
+async def it() -> AsyncIterator[Room]:
+    room = Room()
+    yield room
+    assert room.running
+    await room.close()
+
+
+@pytest.fixture
+async def peer(it: Room) -> AsyncIterator[Room]:
+    room = Room(it)
+    yield room
+    await room.close()
+
+
+async def test_it_is_asked_within_the_hour_and_a_time_in_the_window_drawn(it: Room) -> None:
+    certificate = await it.put()
+    usual = it.due()
+    await it.later(FIRST - 60)
+    assert it.ca.asked == []
+    assert it.due() == usual
+    await it.later(120)
+    assert [fingerprint for _, fingerprint in it.ca.asked] == [certificate.fingerprint]
+    assert it.due() == 21 * DAY
+
+
+async def test_what_it_said_is_kept_beside_what_was_known(it: Room) -> None:
+    certificate = await it.put()
+    await it.later(FIRST)
+    assert await it.record(certificate) == IssuedRecord(
+        certificate.fingerprint,
+        DIRECTORY,
+        "dns-01",
+        WINDOW.start,
+        WINDOW.end,
+        START + 21 * DAY,
+        START + FIRST + SIX_HOURS,
+    )
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.25, 0.999])
+async def test_the_draw_is_uniform_in_the_window(it: Room, chance: float) -> None:
+    await it.put()
+    it.clock.chance = chance
+    await it.later(HOUR)
+    assert it.due() == pytest.approx(20 * DAY + chance * 2 * DAY)
+
+
+@pytest.mark.parametrize(
+    ("said", "after"), [(0.0, 60.0), (1.0, 60.0), (600.0, 600.0), (SIX_HOURS, SIX_HOURS), (DAY, DAY), (1e12, DAY)]
+)
+async def test_it_is_asked_again_when_it_said_within_reason(it: Room, said: float, after: float) -> None:
+    await it.put()
+    it.ca.answer = replace(WINDOW, retry_after=said)
+    await it.later(FIRST)
+    assert it.asks_at() == FIRST + after
+    await it.later(after)
+    assert len(it.ca.asked) == 2
+
+
+async def test_the_draw_stays_while_the_window_does(it: Room, peer: Room) -> None:
+    certificate = await it.put()
+    await it.later(FIRST)
+    it.clock.chance = 0.9
+    await it.later(SIX_HOURS)
+    assert len(it.ca.asked) == 2
+    assert it.due() == 21 * DAY
+    await it.later(SIX_HOURS + 60)
+    assert len(it.ca.asked) == 3
+    it.clock.chance = 0.1
+    peer.schedule.add(A, certificate)  # as after a restart
+    await it.later(HOUR)
+    assert peer.due() == 21 * DAY
+    assert len(it.ca.asked) == 3
+
+
+async def test_a_window_that_moved_is_drawn_from_anew(it: Room) -> None:
+    await it.put()
+    await it.later(FIRST)
+    it.ca.answer = RenewalInfo(START + 5 * DAY, START + 6 * DAY, retry_after=SIX_HOURS)
+    await it.later(SIX_HOURS)
+    assert it.due() == 5.5 * DAY
+
+
+async def test_a_window_in_the_past_renews_at_once_and_is_told(it: Room) -> None:
+    await it.put()
+    it.ca.answer = PAST
+    with capture_logs() as logs:
+        await it.later(FIRST)
+    assert it.due() < 0
+    assert await asyncio.wait_for(it.schedule.renewals.next(), 5) == "a.com"
+    assert [(log["event"], log["cert_key"]) for log in logs] == [("renewal.emergency", "a.com")]
+
+
+async def test_a_window_that_has_begun_is_no_emergency(it: Room) -> None:
+    await it.put()
+    it.ca.answer = RenewalInfo(START - DAY, START + DAY, retry_after=SIX_HOURS)
+    with capture_logs() as logs:
+        await it.later(FIRST)
+    assert it.due() == 0
+    assert logs == []
+
+
+async def test_a_window_that_leaves_no_time_is_not_followed(it: Room) -> None:
+    await it.put()
+    it.ca.answer = RenewalInfo(START + 89 * DAY, START + 200 * DAY, retry_after=SIX_HOURS)
+    await it.later(FIRST)
+    assert 74 * DAY < it.due() < 76 * DAY
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        CaUnreachable("connection refused"),
+        MalformedResponse("the window ends before it starts"),
+        CaProblem("no such certificate", type="malformed", status=404),
+        replace(WINDOW, retry_after=None),
+    ],
+    ids=lambda answer: type(answer).__name__,
+)
+async def test_without_usable_advice_the_schedule_stands_and_it_is_asked_after_six_hours(
+    it: Room, answer: Answer
+) -> None:
+    await it.put()
+    usual = it.due()
+    it.ca.answer = answer
+    with capture_logs() as logs:
+        await it.later(FIRST)
+    assert [log["event"] for log in logs] == ["renewal.advice_failed"]
+    assert it.due() == usual
+    assert it.asks_at() == FIRST + SIX_HOURS
+    it.ca.answer = WINDOW
+    await it.later(SIX_HOURS)
+    assert it.due() == 21 * DAY
+
+
+@pytest.mark.parametrize("answer", [ZeroDivisionError("a bug"), httpx2.InvalidURL("a bug")])
+async def test_a_bug_met_by_one_does_not_end_the_worker(it: Room, answer: Exception) -> None:
+    await it.put()
+    it.ca.answer = answer
+    with capture_logs() as logs:
+        await it.later(FIRST)
+    assert [log["event"] for log in logs] == ["renewal.advice_crashed"]
+    assert it.asks_at() == FIRST + SIX_HOURS
+    it.ca.answer = WINDOW
+    await it.later(SIX_HOURS)
+    assert it.due() == 21 * DAY
+
+
+async def test_what_it_said_before_holds_while_it_fails(it: Room) -> None:
+    certificate = await it.put()
+    await it.later(FIRST)
+    it.ca.answer = CaUnreachable("connection refused")
+    await it.later(SIX_HOURS)
+    assert it.due() == 21 * DAY
+    record = await it.record(certificate)
+    assert (record.window_start, record.window_end) == (WINDOW.start, WINDOW.end)
+
+
+async def test_a_ca_that_gives_no_advice_changes_nothing(it: Room) -> None:
+    await it.put()
+    usual = it.due()
+    it.ca.answer = None
+    with capture_logs() as logs:
+        await it.later(FIRST)
+    assert (it.due(), it.asks_at()) == (usual, FIRST + SIX_HOURS)
+    assert logs == []
+
+
+async def test_an_answer_that_does_not_come_is_given_up(it: Room) -> None:
+    time = LoopTime()
+    await it.put()
+    it.ca.gate.clear()
+    await it.later(FIRST)
+    assert it.ca.running == 1
+    with capture_logs() as logs:
+        await time.advance(60)
+    assert it.ca.running == 0
+    assert [log["reason"] for log in logs] == ["no advice within 60 s"]
+    assert it.asks_at() == FIRST + SIX_HOURS
+    assert await it.storage.acquire("advice/a.com", 1) is not None
+
+
+@pytest.mark.parametrize("operation", ["get", "put"])
+async def test_storage_that_fails_is_no_trouble(it: Room, operation: str) -> None:
+    await it.put()
+    usual = it.due()
+    it.storage.break_down(operation)
+    with capture_logs() as logs:
+        await it.later(FIRST)
+    assert [log["event"] for log in logs] == ["renewal.advice_failed"]
+    assert it.due() == usual
+    it.storage.repair()
+    await it.later(SIX_HOURS)
+    assert it.due() == 21 * DAY
+
+
+@pytest.mark.parametrize("directory_url", ["", "https://other.example/dir"])
+async def test_only_the_ca_that_issued_is_asked(it: Room, directory_url: str) -> None:
+    await it.put(directory_url=directory_url)
+    await it.later(FIRST)
+    assert it.ca.asked == []
+    assert it.asks_at() == FIRST + SIX_HOURS
+
+
+async def test_one_that_expired_is_not_asked_for(it: Room) -> None:
+    await it.put(end=START + 1000)
+    with capture_logs() as logs:
+        await it.later(FIRST)
+    assert it.ca.asked == []
+    assert logs == []
+
+
+async def test_one_that_was_replaced_is_not_asked_for(it: Room) -> None:
+    await it.put()
+    await it.storage.put("a.com", make_certificate("a.com").stored)
+    await it.later(FIRST)
+    assert it.ca.asked == []
+
+
+async def test_nor_one_that_was_forgotten(it: Room) -> None:
+    await it.put()
+    it.schedule.forget("a.com")
+    await it.later(FIRST)
+    assert it.ca.asked == []
+
+
+async def test_advice_about_one_that_was_replaced_meanwhile_is_not_followed(it: Room) -> None:
+    await it.put()
+    it.ca.gate.clear()
+    await it.later(FIRST)
+    successor = make_certificate("a.com", start=START, end=START + 90 * DAY)
+    it.schedule.add_new(A, successor)
+    due, asks_at = it.due(), it.asks_at()
+    it.ca.gate.set()
+    await it.clock.advance(0)
+    assert (it.due(), it.asks_at()) == (due, asks_at)
+
+
+class TestPeers:
+    """One instance asks for all."""
+
+    async def test_what_a_peer_was_told_is_adopted(self, it: Room, peer: Room) -> None:
+        certificate = await it.put()
+        peer.schedule.add(A, certificate)
+        it.clock.chance = 0.75
+        await it.later(FIRST)
+        assert len(it.ca.asked) == 1
+        assert it.due() == peer.due() == 21.5 * DAY
+
+    async def test_while_a_peer_asks_it_is_waited_for(self, it: Room, peer: Room) -> None:
+        certificate = await it.put()
+        peer.schedule.add(A, certificate)
+        it.ca.gate.clear()
+        await it.later(FIRST)
+        assert len(it.ca.asked) == 1
+        assert sorted([len(it.schedule.questions), len(peer.schedule.questions)]) == [0, 1]
+        it.ca.gate.set()
+        await it.clock.advance(70)
+        assert len(it.ca.asked) == 1
+        assert it.due() == peer.due() == 21 * DAY
+
+    async def test_an_answer_of_a_clock_that_ran_ahead_is_asked_for_again(self, it: Room) -> None:
+        certificate = await it.put()
+        record = IssuedRecord(
+            certificate.fingerprint, DIRECTORY, "dns-01", WINDOW.start, WINDOW.end, WINDOW.start, START + 400 * DAY
+        )
+        await it.keep(record)
+        await it.later(FIRST)
+        assert len(it.ca.asked) == 1
+        assert (await it.record(certificate)).ask_at == START + FIRST + SIX_HOURS
+
+
+async def test_a_few_are_asked_for_at_a_time(it: Room) -> None:
+    it.ca.gate.clear()
+    for number in range(20):
+        await it.put(f"{number}.com")
+    await it.later(FIRST)
+    assert it.ca.running == 8
+    it.ca.gate.set()
+    for _ in range(5):
+        await it.clock.advance(1)
+    assert len({fingerprint for _, fingerprint in it.ca.asked}) == 20
+    assert it.ca.most_running == 8
+
+
+async def test_one_that_fails_keeps_no_other_from_advice(it: Room) -> None:
+    await it.put("bad.com")
+    await it.put("a.com")
+    it.storage.break_down("get", key="_issued/bad.com")
+    await it.later(FIRST)
+    await settle()
+    assert it.due() == 21 * DAY
