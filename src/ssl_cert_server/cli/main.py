@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ssl_cert_server import __version__
-from ssl_cert_server.cli import check_config, generate_self_signed, local_ca, run
+from ssl_cert_server.cli import account, check_config, generate_self_signed, local_ca, revoke, run, why
 from ssl_cert_server.errors import CertServerError, ConfigError
 
 app = typer.Typer(
@@ -22,6 +22,9 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("check-config")(check_config.check_config)
 app.command("generate-self-signed")(generate_self_signed.generate_self_signed)
+app.command("why")(why.why)
+app.command("revoke")(revoke.revoke)
+app.add_typer(account.app, name="account")
 app.add_typer(local_ca.app, name="local-ca")
 
 

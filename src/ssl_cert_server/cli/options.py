@@ -9,6 +9,9 @@ import typer
 
 from ssl_cert_server.config.load import load_config
 from ssl_cert_server.config.schema import Config
+from ssl_cert_server.errors import InvalidName
+from ssl_cert_server.model import KeyFamily
+from ssl_cert_server.pki.names import normalize_identifier
 
 # Where the predecessor looked when it was given no file.
 _CUSTOMARY = Path("conf.yaml")
@@ -22,6 +25,37 @@ ConfigFile = Annotated[
         help="The configuration file. Without it ./conf.yaml is used where there is one, else development defaults.",
     ),
 ]
+
+KeyFamilyOption = Annotated[KeyFamily | None, typer.Option("--keytype", help="The certificate with this kind of key.")]
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+
+
+def _name(value: str) -> str:
+    try:
+        return normalize_identifier(value)
+    except InvalidName as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+HostName = Annotated[str, typer.Argument(metavar="NAME", parser=_name, help="A host name or an IP address.")]
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Go on only if the operator says so.
+
+    :raises typer.Exit: they don't, or nobody is there to ask.
+    """
+    if yes:
+        return
+    try:
+        agreed = typer.confirm(question)
+    except typer.Abort:
+        typer.echo()  # the question's line goes on
+        agreed = False
+    if not agreed:
+        typer.echo("nothing was done; where nobody can be asked, give --yes")
+        raise typer.Exit(1)
 
 
 def configuration(file: Path | None) -> tuple[Config, Path | None]:

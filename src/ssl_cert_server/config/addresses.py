@@ -1,4 +1,4 @@
-"""Where the server listens: TCP addresses and Unix sockets."""
+"""Addresses: where the server listens, which DNS servers it asks, and where the public finds it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from ssl_cert_server.errors import InvalidName
 from ssl_cert_server.pki.names import normalize_name
 
 _FORMS = "must be host:port, [IPv6 address]:port or unix:/path, with a port from 0 to 65535"
+_TCP_FORMS = "must be host:port or [IPv6 address]:port, with a port from 0 to 65535"
+_NAMESERVER_FORMS = "must be an IP address, alone or with a port: 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:5353"
+_NETWORK_FORMS = "must be an IP address or a network, like 203.0.113.1 or 203.0.113.0/24"
+_DNS_PORT = 53
 _MAX_UNIX_PATH = 107
 """Bytes: the kernel's sun_path less its closing NUL."""
 
@@ -39,6 +43,10 @@ class UnixAddress:
 
 
 ListenAddress = TcpAddress | UnixAddress
+Nameserver = tuple[str, int]
+"""An IP address, IPv6 without brackets, and a port."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def parse_address(value: object) -> ListenAddress:
@@ -46,21 +54,63 @@ def parse_address(value: object) -> ListenAddress:
 
     :raises ValueError: with what is accepted.
     """
-    if isinstance(value, TcpAddress | UnixAddress):
+    if isinstance(value, str) and value.startswith("unix:"):
+        return _parse_unix(plain_text(value).removeprefix("unix:"))
+    return value if isinstance(value, UnixAddress) else _parse_tcp(value, _FORMS)
+
+
+def parse_tcp_address(value: object) -> TcpAddress:
+    """Parse an address that can't be a Unix socket.
+
+    :raises ValueError: with what is accepted.
+    """
+    return _parse_tcp(value, _TCP_FORMS)
+
+
+def parse_nameserver(value: object) -> Nameserver:
+    """Parse the address of a DNS server; it is no host name, which would have to be looked up first.
+
+    :raises ValueError: with what is accepted.
+    """
+    if not isinstance(value, str):
+        raise ValueError(_NAMESERVER_FORMS)
+    for text in (value, f"{value}:{_DNS_PORT}", f"[{value}]:{_DNS_PORT}"):
+        try:
+            address = _parse_tcp(text, _NAMESERVER_FORMS)
+            ipaddress.ip_address(address.host)
+        except ValueError:
+            continue
+        if address.port:
+            return address.host, address.port
+    raise ValueError(_NAMESERVER_FORMS)
+
+
+def parse_network(value: object) -> Network:
+    """Parse an IP address or network.
+
+    :raises ValueError: with what is accepted.
+    """
+    if not isinstance(value, str):
+        raise ValueError(_NETWORK_FORMS)
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError as error:
+        raise ValueError(_NETWORK_FORMS) from error
+
+
+def _parse_tcp(value: object, forms: str) -> TcpAddress:
+    if isinstance(value, TcpAddress):
         return value
     if not isinstance(value, str):
-        raise ValueError(_FORMS)
-    plain_text(value)
-    if value.startswith("unix:"):
-        return _parse_unix(value.removeprefix("unix:"))
-    host, colon, port = value.rpartition(":")
+        raise ValueError(forms)
+    host, colon, port = plain_text(value).rpartition(":")
     # The length comes first: int() refuses thousands of digits in words of its own.
     if not colon or not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
-        raise ValueError(_FORMS)
+        raise ValueError(forms)
     try:
         return TcpAddress(_parse_host(host), int(port))
     except (ValueError, InvalidName) as error:
-        raise ValueError(_FORMS) from error
+        raise ValueError(forms) from error
 
 
 def _parse_unix(path: str) -> UnixAddress:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from functools import cache
+from types import NoneType, UnionType
 from typing import get_args, get_origin
 
-from ssl_cert_server.config.schema import Config, Section
+from ssl_cert_server.config.schema import Config
+from ssl_cert_server.config.section import Section
 from ssl_cert_server.config.tree import KeyPath
 
 _MAX_GUESSED = 40
@@ -70,6 +72,8 @@ def _walk(place: str, section: type[Section]) -> Iterator[tuple[str, type[Sectio
 
 def _section_in(annotation: object) -> tuple[type[Section], str] | None:
     suffix = ""
+    if get_origin(annotation) is UnionType:
+        annotation = next((part for part in get_args(annotation) if part is not NoneType), None)
     if get_origin(annotation) is tuple:
         annotation, suffix = get_args(annotation)[0], "[]"
     if isinstance(annotation, type) and issubclass(annotation, Section):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ssl_cert_server.config.problems import cross_problems, schema_problems
+from ssl_cert_server.config.cross import cross_problems
+from ssl_cert_server.config.problems import schema_problems
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.config.tree import Document, parse_tree
 from ssl_cert_server.config.values import read_bounded, reason

@@ -5,30 +5,28 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, PlainValidator
 
 from ssl_cert_server.config import values
 from ssl_cert_server.config.addresses import ListenAddress, TcpAddress, parse_address
-
-LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
-LETS_ENCRYPT_STAGING = "https://acme-staging-v02.api.letsencrypt.org/directory"
+from ssl_cert_server.config.authorities import LETS_ENCRYPT, LETS_ENCRYPT_STAGING, Acme, LetsEncrypt
+from ssl_cert_server.config.challenges import Challenges
+from ssl_cert_server.config.permissions import Ask, Dns, OnDemand, Preflight
+from ssl_cert_server.config.section import (
+    Days,
+    FilePath,
+    Name,
+    Pattern,
+    Section,
+    StorageKey,
+    Text,
+    Wildcard,
+    one_or_more,
+    some,
+)
+from ssl_cert_server.model import KeyFamily, KeyType
 
 _DEFAULT_ORGANIZATION = ("SSL Cert Server Self-Signed",)
-_CENTURY = 36500
-
-
-def _some(value: tuple[object, ...]) -> tuple[object, ...]:
-    if not value:
-        raise ValueError("must have at least one entry")
-    return value
-
-
-def _one_or_more(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-def _text_only(value: object) -> object:
-    return values.plain_text(value) if isinstance(value, str) else value
 
 
 def _storage_type(value: object) -> str:
@@ -37,28 +35,6 @@ def _storage_type(value: object) -> str:
     if value != "dir_cache":
         raise ValueError("must be dir_cache")
     return "dir_cache"
-
-
-Text = Annotated[str, AfterValidator(values.plain_text)]
-FilePath = Annotated[Path, BeforeValidator(_text_only)]
-HostName = Annotated[Text, AfterValidator(values.host_name)]
-Pattern = Annotated[Text, AfterValidator(values.pattern)]
-StorageKey = Annotated[Text, AfterValidator(values.storage_key)]
-Email = Annotated[Text, AfterValidator(values.email)]
-Days = Annotated[int, Field(ge=1, le=_CENTURY)]
-
-
-class Section(BaseModel):
-    """A mapping of the file. A key whose value is null or empty text counts as left out, as with the predecessor."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out_empty(cls, data: object) -> object:
-        if not isinstance(data, dict):
-            return data
-        return {key: value for key, value in data.items() if key not in cls.model_fields or value not in (None, "")}
 
 
 class Redis(Section):
@@ -83,25 +59,6 @@ class Managed(Section):
     cert_key: StorageKey
 
 
-class LetsEncrypt(Section):
-    """The predecessor's section. ``renew_before`` is in days; None leaves the time to the server."""
-
-    staging: bool = False
-    force_rsa: bool = False
-    renew_before: Days | None = None
-    email: Email = ""
-    domains: tuple[HostName, ...] = ()
-    re_patterns: tuple[Pattern, ...] = ()
-
-
-class Acme(Section):
-    """A CA that speaks ACME. ``ca_bundle`` holds the roots its HTTPS is checked against, instead of the system's."""
-
-    directory_url: Annotated[Text, AfterValidator(values.directory_url)]
-    ca_bundle: Annotated[FilePath, AfterValidator(values.ca_bundle)] | None = None
-    email: Email = ""
-
-
 class SelfSigned(Section):
     """One self-signed certificate for every name no other rule covers."""
 
@@ -119,7 +76,7 @@ class LocalCa(Section):
     """A CA of our own for names that no public CA would issue for."""
 
     enable: bool = False
-    names: Annotated[tuple[Pattern, ...], AfterValidator(_some)] = (
+    names: Annotated[tuple[Pattern, ...], AfterValidator(some)] = (
         r"(.+\.)?localhost",
         r".+\.(test|internal)",
         r"(.+\.)?home\.arpa",
@@ -134,16 +91,23 @@ class Config(Section):
 
     listen: Annotated[
         tuple[Annotated[ListenAddress, PlainValidator(parse_address)], ...],
-        BeforeValidator(_one_or_more),
-        AfterValidator(_some),
+        BeforeValidator(one_or_more),
+        AfterValidator(some),
     ] = (TcpAddress("127.0.0.1", 8999),)
     pid_file: FilePath = Path("ssl-cert-server.pid")
     storage: Storage = Storage()
     managed: tuple[Managed, ...] = ()
-    domains: tuple[HostName, ...] = ()
+    domains: tuple[Name, ...] = ()
+    wildcards: tuple[Wildcard, ...] = ()
     re_patterns: tuple[Pattern, ...] = ()
+    preload: bool = False
+    ask: Ask | None = None
+    on_demand: OnDemand = OnDemand()
     lets_encrypt: LetsEncrypt = LetsEncrypt()
     acme: tuple[Acme, ...] = ()
+    challenges: Challenges = Challenges()
+    dns: Dns = Dns()
+    preflight: Preflight = Preflight()
     self_signed: SelfSigned = SelfSigned()
     local_ca: LocalCa = LocalCa(enable=True)
 
@@ -158,9 +122,17 @@ class Config(Section):
         return tuple(dict.fromkeys(self.re_patterns + self.lets_encrypt.re_patterns))
 
     @property
-    def ca(self) -> Acme:
-        """The CA that issues: the configured one, else Let's Encrypt."""
-        if self.acme:
-            return self.acme[0]
+    def cas(self) -> tuple[Acme, ...]:
+        """The CAs to issue from, in order, with their kinds of key settled; Let's Encrypt where none is configured."""
+        given = self.acme or (self._lets_encrypt(),)
+        usual = KeyType.RSA_2048 if self.lets_encrypt.force_rsa else KeyType.ECDSA_P256
+        return tuple(ca if ca.key_type else ca.model_copy(update={"key_type": (usual,)}) for ca in given)
+
+    @property
+    def families(self) -> tuple[KeyFamily, ...]:
+        """The families of keys that every CA issues for, the usual one first."""
+        return self.cas[0].families
+
+    def _lets_encrypt(self) -> Acme:
         url = LETS_ENCRYPT_STAGING if self.lets_encrypt.staging else LETS_ENCRYPT
         return Acme(directory_url=url, email=self.lets_encrypt.email)

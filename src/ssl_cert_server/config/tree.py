@@ -53,6 +53,29 @@ class Document:
             path = path[:-1]
         return self.lines.get(path)
 
+    def problem(self, path: KeyPath, message: str) -> ConfigProblem:
+        """Make a problem of what is wrong at a path."""
+        return ConfigProblem(render_path(path), message, self.line(path))
+
+    def at(self, *path: str | int) -> object:
+        """Give what stands at a path, None where nothing does."""
+        found: object = self.data
+        for step in path:
+            try:
+                found = found[step]  # type: ignore[index]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return found
+
+    def entries(self, *path: str | int) -> list[object]:
+        """Give the entries of the list at a path, none where there is no list."""
+        found = self.at(*path)
+        return found if isinstance(found, list) else []
+
+    def texts(self, *path: str | int) -> list[tuple[KeyPath, str]]:
+        """Give those entries of the list at a path that are text, each with its own path."""
+        return [((*path, index), text) for index, text in enumerate(self.entries(*path)) if isinstance(text, str)]
+
 
 def parse_tree(text: str, source: str) -> Document:
     """Parse YAML. Mistakes that leave the rest readable are gathered in the document.

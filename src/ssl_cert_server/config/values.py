@@ -5,28 +5,36 @@ No message holds the value itself: a configuration may be pasted into a bug repo
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import re2
 from cryptography import x509
 
 from ssl_cert_server.errors import InvalidName
-from ssl_cert_server.pki.names import normalize_name
+from ssl_cert_server.pki.names import is_loopback, normalize_identifier, normalize_name
 
 MAX_CA_BUNDLE = 4 * 1024 * 1024
 """Bytes; the bundle of a whole operating system has a quarter of a megabyte."""
 
 ACCOUNT_KEY = "acme_account+key"
+CHALLENGE_LABEL = "_acme-challenge."
 MAX_ORGANIZATION = 64
 """Bytes (RFC 5280, appendix A.1: ub-organization-name)."""
+
+Rate = tuple[int, int]
+"""So many in so many seconds."""
 
 # Storage keeps top-level keys of this form; folders of its own start with an underscore.
 _STORAGE_KEY = re.compile(r"(?![._])[!-.0-\[\]-~]{1,200}")
 # Of what RFC 5322 allows, without that which has a meaning in a mailto: URL.
 _MAIL_BOX = re.compile(r"[A-Za-z0-9.!$&'*+/=^_`{|}~-]{1,64}")
+
+_RATE = re.compile(r"([0-9]{1,9})/([0-9]{1,9})([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST_PERIOD = 366 * 86_400
+_MOST = 10_000_000
 
 _RE2_OPTIONS = re2.Options()
 _RE2_OPTIONS.log_errors = False
@@ -41,12 +49,50 @@ def plain_text(value: str) -> str:
 
 def host_name(value: str) -> str:
     """Give a host name in the one spelling under which names are kept."""
-    if value.startswith("*."):
-        raise ValueError("wildcards are not available in this version; list every name, or use re_patterns")
     try:
         return normalize_name(value)
     except InvalidName as error:
         raise ValueError(str(error)) from error
+
+
+def identifier(value: str) -> str:
+    """Give a host name or IP address in the one spelling under which names are kept."""
+    if value.startswith("*."):
+        raise ValueError("wildcards stand in a list of their own: wildcards, at the top level")
+    try:
+        return normalize_identifier(value)
+    except InvalidName as error:
+        raise ValueError(str(error)) from error
+
+
+def wildcard(value: str) -> str:
+    """Give a wildcard in the one spelling under which it is kept."""
+    apex = value.removeprefix("*.")
+    if apex == value or "*" in apex:
+        raise ValueError("must be *. and a host name, like *.example.com; names without a * stand in domains")
+    name = host_name(apex)
+    if "." not in name:
+        raise ValueError("must have at least two labels after the *, as in *.example.com")
+    return f"*.{name}"
+
+
+def zone_name(value: str) -> str:
+    """Give the name of a DNS zone; where the challenges' records are a zone of their own, ``_acme-challenge`` leads."""
+    apex = value.removeprefix(CHALLENGE_LABEL)
+    return host_name(apex) if apex == value else CHALLENGE_LABEL + host_name(apex)
+
+
+def rate(value: object) -> Rate | None:
+    """Parse a limit like ``300/3h``; ``off`` is none."""
+    if value == "off":
+        return None
+    found = _RATE.fullmatch(value) if isinstance(value, str) else None
+    if not found:
+        raise ValueError("must be a number and a period in s, m, h or d, like 300/3h, or off")
+    count, seconds = int(found[1]), int(found[2]) * _UNITS[found[3]]
+    if not 0 < count <= _MOST or not 0 < seconds <= _LONGEST_PERIOD:
+        raise ValueError(f"must be 1 to {_MOST} in a period of 1s to 366d")
+    return count, seconds
 
 
 def pattern(value: str) -> str:
@@ -96,18 +142,15 @@ def email(value: str) -> str:
 
 def directory_url(value: str) -> str:
     """Check the URL of an ACME directory: HTTPS, or HTTP to this very machine (a test CA)."""
-    form = "must be a URL like https://ca.example.com/directory"
-    try:
-        url = urlsplit(value)
-        host, port = url.hostname, url.port
-    except ValueError as error:
-        raise ValueError(form) from error
-    if not host or port == 0 or " " in value or url.scheme not in ("http", "https") or url.fragment:
-        raise ValueError(form)
-    if url.username is not None:
-        raise ValueError("must not hold a user name or password")
-    if url.scheme == "http" and not _is_loopback(host):
+    url = _http_url(value, "must be a URL like https://ca.example.com/directory")
+    if url.scheme == "http" and not is_loopback(url.hostname or ""):
         raise ValueError("must start with https:// (http:// is accepted for a CA on this machine only)")
+    return value
+
+
+def ask_url(value: str) -> str:
+    """Check the URL of the endpoint that is asked whether a name may be issued for."""
+    _http_url(value, "must be a URL like http://127.0.0.1:5000/allowed")
     return value
 
 
@@ -142,10 +185,14 @@ def reason(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+def _http_url(value: str, form: str) -> SplitResult:
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        url = urlsplit(value)
+        host, port = url.hostname, url.port
+    except ValueError as error:
+        raise ValueError(form) from error
+    if not host or port == 0 or " " in value or url.scheme not in ("http", "https") or url.fragment:
+        raise ValueError(form)
+    if url.username is not None:
+        raise ValueError("must not hold a user name or password")
+    return url

@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ssl_cert_server.challenges.http01 import Http01Responder
+from ssl_cert_server.challenges.tlsalpn01 import TlsAlpn01Responder
 from ssl_cert_server.errors import CertServerError, DeadlineExceeded, Overloaded, RequestError, Unavailable
 from ssl_cert_server.http.certs import CertEndpoints
 from ssl_cert_server.service.certificates import Certificates
@@ -38,9 +39,15 @@ register_url_convertor("rest", _Rest())
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def make_app(certificates: Certificates, http01: Http01Responder, readiness: Readiness) -> Starlette:
-    """Put the endpoints together."""
-    certs = CertEndpoints(certificates)
+def make_app(
+    certificates: Certificates,
+    http01: Http01Responder,
+    readiness: Readiness,
+    *,
+    tls_alpn01: TlsAlpn01Responder | None = None,
+) -> Starlette:
+    """Put the endpoints together; without ``tls_alpn01`` no such challenge is ever pending."""
+    certs = CertEndpoints(certificates, tls_alpn01)
 
     async def challenge(request: Request) -> Response:
         key_authorization = await http01.answer(request.path_params["token"])

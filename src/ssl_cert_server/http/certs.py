@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
-from ssl_cert_server.errors import NotPermitted
-from ssl_cert_server.pki.names import normalize_name
+from ssl_cert_server.challenges.tlsalpn01 import TlsAlpn01Responder
+from ssl_cert_server.errors import NotPermitted, RequestError
+from ssl_cert_server.model import CertificateType, KeyFamily
+from ssl_cert_server.pki.names import normalize_identifier
 from ssl_cert_server.service.answer import Answer
 from ssl_cert_server.service.certificates import Certificates
 
@@ -14,24 +16,48 @@ from ssl_cert_server.service.certificates import Certificates
 class CertEndpoints:
     """What web servers ask during the handshake."""
 
-    def __init__(self, certificates: Certificates) -> None:
+    def __init__(self, certificates: Certificates, tls_alpn01: TlsAlpn01Responder | None) -> None:
         self._certificates = certificates
+        self._tls_alpn01 = tls_alpn01
 
     async def cert(self, request: Request) -> Response:
         """``GET /cert/{name}``: 200 with the certificate, 304 where the client has it, else an error."""
-        name = normalize_name(request.path_params["name"])
+        name = normalize_identifier(request.path_params["name"])
         if request.query_params.get("alpn") == "1":
-            raise NotPermitted(f"no tls-alpn-01 challenge is pending for {name}")
-        answer = await self._certificates.answer(name)
+            return await self._challenge(name)
+        answer = await self._certificates.answer(name, _family(request))
         headers = {"etag": answer.etag, "cache-control": "no-store"}
         if _has(request, answer):
             return Response(status_code=304, headers={**headers, "x-ttl": str(answer.ttl)})
         return Response(answer.body, media_type="application/json", headers=headers)
 
+    async def _challenge(self, name: str) -> Response:
+        """``?alpn=1``: the certificate for a tls-alpn-01 challenge that is pending."""
+        certificate = await self._tls_alpn01.answer(name) if self._tls_alpn01 else None
+        if certificate is None:
+            raise NotPermitted(f"no tls-alpn-01 challenge is pending for {name}")
+        answer = {
+            "type": int(CertificateType.TLS_ALPN_CHALLENGE),
+            "cert": certificate.chain_pem.decode("ascii"),
+            "pkey": certificate.key_pem.decode("ascii"),
+            "fingerprint": "",
+            "expire_at": 0,
+            "ttl": 0,
+        }
+        return JSONResponse(answer, headers={"cache-control": "no-store"})
+
     async def ocsp(self, request: Request) -> Response:
         """``GET /ocsp/{name}``: always 204 so far, which tells clients that there is no staple."""
-        normalize_name(request.path_params["name"])
+        normalize_identifier(request.path_params["name"])
         return Response(status_code=204)
+
+
+def _family(request: Request) -> KeyFamily | None:
+    wanted = request.query_params.get("keytype")
+    try:
+        return KeyFamily(wanted) if wanted is not None else None
+    except ValueError:
+        raise RequestError(f"keytype must be {' or '.join(KeyFamily)}") from None
 
 
 def _has(request: Request, answer: Answer) -> bool:

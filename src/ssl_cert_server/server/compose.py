@@ -6,45 +6,54 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+import httpx2
 from starlette.applications import Starlette
 
-from ssl_cert_server.acme.client import AcmeClient
-from ssl_cert_server.acme.transport import open_http_client
-from ssl_cert_server.challenges.http01 import Http01Responder
+from ssl_cert_server.challenges.tlsalpn01 import TlsAlpn01Responder
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.http.app import make_app
 from ssl_cert_server.http.protocol import CertServerProtocol, protocol_class
-from ssl_cert_server.issuers.account import AcmeAccount
-from ssl_cert_server.issuers.acme import AcmeCa
 from ssl_cert_server.issuers.base import Issuer
 from ssl_cert_server.issuers.local_ca import LocalCa
 from ssl_cert_server.issuers.managed import ManagedCertificates
 from ssl_cert_server.issuers.self_signed import SelfSignedIssuer
-from ssl_cert_server.model import Certificate, KeyType
-from ssl_cert_server.renewal.worker import RenewalSchedule, RenewalWorker
+from ssl_cert_server.model import Certificate, Subject
+from ssl_cert_server.renewal.advice import AdviceWorker
+from ssl_cert_server.renewal.known import RenewalSchedule
+from ssl_cert_server.renewal.preload import Preload
+from ssl_cert_server.renewal.scan import StoredCertificates
+from ssl_cert_server.renewal.worker import RenewalWorker
+from ssl_cert_server.server.engine import open_engine
+from ssl_cert_server.service.ask import Ask
 from ssl_cert_server.service.cache import AnswerCache
 from ssl_cert_server.service.certificates import Certificates
 from ssl_cert_server.service.issuance import AcmeCertificates
+from ssl_cert_server.service.notices import Notices
 from ssl_cert_server.service.policy import Policy, PolicyRules, SelfSignedRule, Source
 from ssl_cert_server.service.readiness import Readiness
+from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.storage.base import Storage
 from ssl_cert_server.storage.directory import DirectoryStorage
 
 _CACHE_BYTES = 256 * 1024 * 1024
 _DAY = 86_400.0
+_SIDE_BY_SIDE = 32
+"""Issuances at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What :mod:`~ssl_cert_server.server.run` needs.
 
-    The application, its protocol, the work in the background, and what ends the wait of those who still wait.
+    The application, its protocol, the work in the background, what knows the tls-alpn-01 challenges where those are
+    enabled, and what ends the wait of those who still wait.
     """
 
     app: Starlette
     protocol: type[CertServerProtocol]
     background: dict[str, Callable[[], Awaitable[None]]]
+    tls_alpn01: TlsAlpn01Responder | None
     give_up: Callable[[], Awaitable[None]]
 
 
@@ -59,20 +68,21 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         storage = open_storage(config, clock)
         stack.push_async_callback(storage.close)
         policy = Policy(policy_rules(config))
-        http01 = Http01Responder(storage, clock)
+        engine = await open_engine(config, storage, clock, stack)
         cache = AnswerCache(clock, _CACHE_BYTES)
         days = config.lets_encrypt.renew_before
         schedule = RenewalSchedule(clock, days * _DAY if days is not None else None)
-        ca = await _open_ca(config, storage, clock, http01, stack)
 
-        def stored(name: str, certificate: Certificate) -> None:
-            schedule.add_new(name, certificate)
-            certificates.replace(name, certificate)
+        def stored(subject: Subject, certificate: Certificate) -> None:
+            schedule.add_new(subject, certificate)
+            certificates.replace(subject, certificate)
 
         acme = AcmeCertificates(
             storage,
-            ca,
+            engine.attempts,
+            Turns(_SIDE_BY_SIDE, clock),
             clock,
+            ask=await open_ask(config, clock, stack),
             on_known=schedule.add,
             on_stored=stored,
         )
@@ -89,14 +99,33 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         }
         certificates = Certificates(cache, policy, issuers, clock)
         stack.push_async_callback(certificates.close)
+
+        async def read_again(cert_key: str) -> None:
+            subject = policy.stored_subject(cert_key)
+            if subject is None:
+                return
+            certificate = await acme.stored(subject)
+            if certificate is not None:
+                certificates.replace(subject, certificate)
+            else:
+                schedule.forget(cert_key)
+                certificates.drop(cert_key)
+
+        background = {
+            "managed.watch": managed.watch,
+            "notices": Notices(storage, clock, read_again).watch,
+            "renewal": RenewalWorker(schedule, acme, clock).run,
+            "renewal.scan": StoredCertificates(acme, storage, policy, clock).read,
+            "renewal.advice": AdviceWorker(schedule, acme, engine.cas, storage, clock).run,
+            **engine.background,
+        }
+        if config.preload:
+            background["preload"] = Preload(policy.listed(), acme, clock).run
         yield Parts(
-            app=make_app(certificates, http01, Readiness(storage, clock)),
+            app=make_app(certificates, engine.http01, Readiness(storage, clock), tls_alpn01=engine.tls_alpn01),
             protocol=protocol_class(cache.get),
-            background={
-                "managed.watch": managed.watch,
-                "renewal": RenewalWorker(schedule, acme, storage, policy, clock).run,
-                "http01.left_over": http01.remove_left_over,
-            },
+            background=background,
+            tls_alpn01=engine.tls_alpn01,
             give_up=certificates.close,
         )
 
@@ -115,22 +144,29 @@ def policy_rules(config: Config) -> PolicyRules:
     return PolicyRules(
         managed=[(rule.pattern, rule.cert_key) for rule in config.managed],
         domains=config.permitted_domains,
+        wildcards=config.wildcards,
         patterns=config.permitted_patterns,
-        key_type=_key_type(config),
+        families=config.families,
+        ask=config.ask is not None,
+        max_labels=config.on_demand.max_labels,
         local_ca_patterns=config.local_ca.names if config.local_ca.enable else (),
         self_signed=SelfSignedRule(self_signed.cert_key, self_signed.check_sni) if self_signed.enable else None,
     )
 
 
-async def _open_ca(
-    config: Config, storage: Storage, clock: Clock, http01: Http01Responder, stack: AsyncExitStack
-) -> AcmeCa:
-    url = config.ca.directory_url
-    http = await stack.enter_async_context(open_http_client(config.ca.ca_bundle))
-    client = AcmeClient(url, http, clock)
-    account = AcmeAccount(storage, client, clock, directory_url=url, email=config.ca.email)
-    return AcmeCa(account, http01, clock, directory_url=url, key_type=_key_type(config))
-
-
-def _key_type(config: Config) -> KeyType:
-    return KeyType.RSA_2048 if config.lets_encrypt.force_rsa else KeyType.ECDSA_P256
+async def open_ask(config: Config, clock: Clock, stack: AsyncExitStack) -> Ask | None:
+    """Make what asks the operator's endpoint, where there is one; what has to be closed again goes to ``stack``."""
+    if config.ask is None:
+        return None
+    # Not by the environment's proxies: it is asked about names in the middle of handshakes.
+    http = await stack.enter_async_context(httpx2.AsyncClient(trust_env=False))
+    ask = Ask(
+        http,
+        clock,
+        url=config.ask.url,
+        timeout=config.ask.timeout,
+        allowed_ttl=config.ask.allowed_ttl,
+        refused_ttl=config.ask.refused_ttl,
+    )
+    stack.push_async_callback(ask.close)
+    return ask

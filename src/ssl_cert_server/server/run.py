@@ -14,6 +14,7 @@ import uvicorn
 import uvloop
 
 from ssl_cert_server import __version__
+from ssl_cert_server.challenges.tlsalpn01_listener import TlsAlpn01Listener
 from ssl_cert_server.clock import Clock, SystemClock
 from ssl_cert_server.config.addresses import ListenAddress, TcpAddress
 from ssl_cert_server.config.schema import Config
@@ -46,9 +47,10 @@ async def _serve(config: Config, clock: Clock, announce: Callable[[list[ListenAd
         # Before anybody can see that it runs: whoever sees it may signal it.
         with _signals(server):
             listeners = bind(config.listen)
-            with pid_file(config.pid_file):
+            with _challenge_listener(config, parts, clock) as answering, pid_file(config.pid_file):
+                background = {**parts.background, **answering}
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(_survive(name, work, clock)) for name, work in parts.background.items()]
+                    tasks = [group.create_task(_survive(name, work, clock)) for name, work in background.items()]
                     addresses = [_bound(address, sock) for address, sock in zip(config.listen, listeners, strict=True)]
                     _log.info("server.started", version=__version__, listen=", ".join(map(str, addresses)))
                     announce(addresses)
@@ -56,6 +58,23 @@ async def _serve(config: Config, clock: Clock, announce: Callable[[list[ListenAd
                     for task in tasks:
                         task.cancel()
     _log.info("server.stopped")
+
+
+@contextmanager
+def _challenge_listener(
+    config: Config, parts: Parts, clock: Clock
+) -> Iterator[dict[str, Callable[[], Awaitable[None]]]]:
+    """Bind where tls-alpn-01 is answered, and give the work of answering, where there is any."""
+    listeners = bind(config.challenges.tls_alpn01.listen)
+    try:
+        if parts.tls_alpn01 is not None and listeners:
+            listener = TlsAlpn01Listener(parts.tls_alpn01, clock)
+            yield {"tls_alpn01": lambda: listener.serve(listeners)}
+        else:
+            yield {}
+    finally:
+        for bound in listeners:
+            bound.close()
 
 
 class _Server(uvicorn.Server):

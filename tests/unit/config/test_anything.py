@@ -6,7 +6,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ssl_cert_server.config.keys import sections
+from ssl_cert_server.config.keys import join, sections
 from ssl_cert_server.config.load import parse_config
 from ssl_cert_server.errors import ConfigError, ConfigProblem
 
@@ -48,7 +48,23 @@ SCALARS = st.one_of(
     st.floats(),
     st.text(max_size=8),
     st.dates(),
-    st.sampled_from(["redis", "a.example.com", ":1", "unix:", "(", "a@b.c", "https://a", "http://[", "*.a.b", "/"]),
+    st.sampled_from(
+        [
+            "redis",
+            "a.example.com",
+            ":1",
+            "unix:",
+            "(",
+            "a@b.c",
+            "https://a",
+            "http://[",
+            "*.a.b",
+            "/",
+            "off",
+            "5/1h",
+            "exec",
+        ]
+    ),
 )
 
 
@@ -57,20 +73,21 @@ def nested(children: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
     return st.lists(children, max_size=3) | st.dictionaries(keys, children, max_size=6)
 
 
-def section_of(names: list[str]) -> st.SearchStrategy[object]:
-    return st.fixed_dictionaries({}, optional=dict.fromkeys(names, VALUES))
+def section_at(place: str) -> st.SearchStrategy[object]:
+    keys = {name: value_at(join(place, name)) for name in sections()[place].model_fields}
+    return st.fixed_dictionaries({}, optional=keys)
+
+
+def value_at(place: str) -> st.SearchStrategy[object]:
+    if place in sections():
+        return section_at(place) | VALUES
+    if f"{place}[]" in sections():
+        return st.lists(section_at(f"{place}[]") | VALUES, max_size=3) | VALUES
+    return VALUES
 
 
 VALUES: st.SearchStrategy[object] = st.recursive(SCALARS, nested, max_leaves=8)
-DOCUMENTS = st.fixed_dictionaries(
-    {},
-    optional={
-        place.removesuffix("[]"): st.lists(entry, max_size=3) if place.endswith("[]") else entry
-        for place, section in sections().items()
-        if place
-        for entry in [section_of(list(section.model_fields)) | VALUES]
-    },
-)
+DOCUMENTS = section_at("")
 
 
 @given(DOCUMENTS | VALUES)

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import yaml
 from pydantic import create_model
 from pydantic.fields import FieldInfo
 
 from ssl_cert_server.config.keys import join, sections
 from ssl_cert_server.config.load import parse_config
+from ssl_cert_server.config.tree import parse_tree
 from tests.unit.config.support import write_root
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "configuration.md"
 
 # A table's row; a | inside a cell is written as \|.
-_ROW = re.compile(r"^\| `([a-z_.\[\]]+)` \|" + 4 * r" ((?:\\\||[^|])+) \|" + "$", re.MULTILINE)
+_ROW = re.compile(r"^\| `([a-z0-9_.\[\]]+)` \|" + 4 * r" ((?:\\\||[^|])+) \|" + "$", re.MULTILINE)
 _BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -49,12 +49,15 @@ def fields() -> dict[str, FieldInfo]:
 
 def validated(field: FieldInfo, text: str) -> object:
     holder = create_model("Holder", value=(cast(Any, field.annotation), field))
-    return getattr(holder.model_validate({"value": yaml.safe_load(text)}), "value")  # noqa: B009 - mypy can't know it
+    value = parse_tree(f"value: {text}", "c").data["value"]
+    return getattr(holder.model_validate({"value": value}), "value")  # noqa: B009 - mypy can't know it
 
 
 @pytest.fixture(autouse=True)
 def _files_the_page_mentions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_root(tmp_path / "pebble.pem")
+    (tmp_path / "zerossl.key").write_text("bm90LWEtc2VjcmV0\n")
+    monkeypatch.setenv("ZEROSSL_HMAC_KEY", "bm90LWEtc2VjcmV0")
     monkeypatch.chdir(tmp_path)
 
 

@@ -9,7 +9,10 @@ import pytest
 from ssl_cert_server.config.load import parse_config
 from tests.unit.config.support import mistakes, only_mistake
 
-KEYS = "listen, pid_file, storage, managed, domains, re_patterns, lets_encrypt, acme, self_signed, local_ca"
+KEYS = (
+    "listen, pid_file, storage, managed, domains, wildcards, re_patterns, preload, ask, on_demand, lets_encrypt, acme, "
+    "challenges, dns, preflight, self_signed, local_ca"
+)
 NOT_A_LIST = "must be a list: [one, two], or one entry a line, each after a dash"
 HIDDEN = "holds a line break, a control character or another character that can't be seen"
 HTTPS_ONLY = "must start with https:// (http:// is accepted for a CA on this machine only)"
@@ -36,6 +39,7 @@ managed:
 acme:
   - directory_url: ftp://ca.example.com
   - directory_url: https://ca.example.com
+  - directory_url: https://ca.example.com
 self_signed: {enable: perhaps, valid_days: 0}
 """
     assert mistakes(text) == [
@@ -43,15 +47,15 @@ self_signed: {enable: perhaps, valid_days: 0}
         "2: listen[1]: must be host:port, [IPv6 address]:port or unix:/path, with a port from 0 to 65535",
         "4: lets_encrypt.staging: staging is Let's Encrypt's, but acme names another CA; give one of the two",
         "5: lets_encrypt.renew_befor: unknown key; did you mean renew_before?",
-        "8: lets_encrypt.domains[1]: wildcards are not available in this version; list every name, or use re_patterns",
+        "8: lets_encrypt.domains[1]: wildcards stand in a list of their own: wildcards, at the top level",
         "9: lets_encrypt.domains[2]: invalid host name: labels are 1 to 63 letters, digits and inner hyphens",
         "10: lets_encrypt.re_patterns[0]: not a valid RE2 pattern: missing )",
         "12: managed[0].cert_key: this key is required",
         "13: managed[0].pattern: this key is given twice (first on line 12)",
         "15: acme[0].directory_url: must be a URL like https://ca.example.com/directory",
-        "16: acme[1]: this version issues from one CA; give one entry",
-        "17: self_signed.enable: must be true or false",
-        "17: self_signed.valid_days: must be 1 or more",
+        "17: acme[2].directory_url: the same CA as acme[1]",
+        "18: self_signed.enable: must be true or false",
+        "18: self_signed.valid_days: must be 1 or more",
     ]
 
 
@@ -65,6 +69,17 @@ self_signed: {enable: perhaps, valid_days: 0}
         ("redis: {addr: x}", "redis: unknown key here; did you mean storage.redis?"),
         ("stagin: true", "stagin: unknown key here; did you mean lets_encrypt.staging?"),
         ("email: a@b.c", "email: unknown key here; did you mean lets_encrypt.email or acme[].email?"),
+        ("kid: x", "kid: unknown key here; did you mean acme[].eab.kid?"),
+        ("challenges: {dns_01: {}}", "challenges.dns_01: unknown key; did you mean dns01?"),
+        (
+            "challenges: {dns01: {zones: [{zone: a.b, provider: exec, options: {command: /bin/true}, option: {}}]}}",
+            "challenges.dns01.zones[0].option: unknown key; did you mean options?",
+        ),
+        ("ask: {url: 'http://a', time_out: 1}", "ask.time_out: unknown key; did you mean timeout?"),
+        (
+            "acme: [{directory_url: 'https://a', limits: {new_order: 1/1s}}]",
+            "acme[0].limits.new_order: unknown key; did you mean new_orders?",
+        ),
         ("storage: {domains: []}", "storage.domains: unknown key here; did you mean domains or lets_encrypt.domains?"),
         (
             "managed: [{pattern: a, cert_key: b, k: c}]",
@@ -83,8 +98,7 @@ def test_unknown_keys_name_the_nearest(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("challenges: {}", "wildcards: []", "ask: {}", "auth: {}", "tls: {}", "storage: {postgres: {}}"),
-        *(f"acme: [{{directory_url: https://a.b, {key}: x}}]" for key in ("eab", "profile", "key_type")),
+        *("auth: {}", "tls: {}", "storage: {postgres: {}}"),
     ],
 )
 def test_keys_of_later_versions_are_not_accepted_in_silence(text: str) -> None:
@@ -107,7 +121,7 @@ def test_keys_of_later_versions_are_not_accepted_in_silence(text: str) -> None:
         ("domains: a.example.com", "domains", NOT_A_LIST),
         ("domains: [~]", "domains[0]", "must not be empty"),
         ("domains: [[a]]", "domains[0]", "must be text, not a list or a section"),
-        ("domains: [10.0.0.1]", "domains[0]", "invalid host name: IP addresses are not answered for"),
+        ("domains: [10.0.0.256]", "domains[0]", "invalid host name: IP addresses are not answered for"),
         ('domains: [""]', "domains[0]", "invalid host name: empty"),
         ("re_patterns: ['(?=a)']", "re_patterns[0]", "not a valid RE2 pattern: invalid perl operator"),
         ("re_patterns: ['']", "re_patterns[0]", "must not be empty"),
@@ -204,10 +218,13 @@ def test_values_are_never_shown() -> None:
         auth: {token: hunter2}
         lets_encrypt: {email: hunter2, staging: hunter2, renew_before: hunter2, domains: [hunter2_]}
         re_patterns: ['(hunter2']
-        acme: [{directory_url: 'http://hunter2', eab: {hmac_key: hunter2}}]
+        acme: [{directory_url: 'http://hunter2', eab: {hmac_key: 'hunter2+'}}]
+        ask: {url: 'https://u:hunter2@a'}
+        challenges: {dns01: {provider: lexicon:cloudflare, options: {auth_tokn: hunter2}}}
+        on_demand: {issuances: hunter2}
     """
     found = mistakes(text)
-    assert len(found) == 13
+    assert len(found) == 17
     assert "hunter2" not in "\n".join(found)
 
 
@@ -222,6 +239,7 @@ class TestTakenKeys:
             "domains: [a.example]",
             "domains: [other.example, A.Example.]",
             "lets_encrypt: {domains: [a.example]}",
+            "ask: {url: 'http://127.0.0.1/'}",
             r"re_patterns: ['.+\.example']",
             r"lets_encrypt: {re_patterns: ['[ab]\.example']}",
         ],
@@ -238,6 +256,16 @@ class TestTakenKeys:
         text = f"{permitting}\n{section.replace('KEY', 'a.example' + suffix)}"
         assert only_mistake(text) == f"2: {path}: {self.message}"
 
+    @pytest.mark.parametrize("name", ["*.example.com", "192.0.2.1", "2001:db8::1"])
+    def test_wildcards_and_addresses_have_keys_too(self, name: str) -> None:
+        text = f"""{{
+            domains: ["192.0.2.1", "2001:DB8:0::1"],
+            wildcards: ["*.Example.com"],
+            challenges: {{dns01: {{provider: exec, options: {{command: /bin/true}}}}}},
+            self_signed: {{cert_key: '{name}'}}}}
+        """
+        assert only_mistake(text) == f"5: self_signed.cert_key: {self.message}"
+
     def test_an_international_name_is_compared_as_it_is_kept(self) -> None:
         text = "domains: [bücher.example]\nself_signed: {cert_key: xn--bcher-kva.example}"
         assert only_mistake(text) == f"2: self_signed.cert_key: {self.message}"
@@ -252,6 +280,10 @@ class TestTakenKeys:
             "re_patterns: ['.+']\nself_signed: {cert_key: self_signed}",
             "re_patterns: ['.+']\nself_signed: {cert_key: A.Example}",
             "re_patterns: ['.+']\nself_signed: {cert_key: a.example+rsa+rsa}",
+            # nobody is asked about addresses and names without a dot
+            "ask: {url: 'http://127.0.0.1/'}\nself_signed: {cert_key: 192.0.2.1}",
+            "ask: {url: 'http://127.0.0.1/'}\nself_signed: {cert_key: fallback}",
+            "re_patterns: ['.+']\nself_signed: {cert_key: 192.0.2.1}",
             # managed is looked at first: no ACME certificate for that name
             "re_patterns: ['.+']\nmanaged: [{pattern: 'a\\.example', cert_key: a.example}]",
             "domains: [a.example]\nmanaged: [{pattern: 'b', cert_key: a.example}, {pattern: 'a.+', cert_key: b+rsa}]",

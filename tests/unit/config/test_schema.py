@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from ssl_cert_server.config.addresses import ListenAddress, TcpAddress, UnixAddress
+from ssl_cert_server.config.authorities import LETS_ENCRYPT, LETS_ENCRYPT_STAGING
 from ssl_cert_server.config.load import parse_config
-from ssl_cert_server.config.schema import LETS_ENCRYPT, LETS_ENCRYPT_STAGING, Acme, Config, Managed
+from ssl_cert_server.config.schema import Config, Managed
 from tests.unit.config.support import PREDECESSOR, only_mistake, write_root
 
 
@@ -38,7 +39,7 @@ def test_the_predecessors_file_loads() -> None:
     assert config.lets_encrypt.renew_before == 30
     assert config.permitted_domains == ("site1.example.com",)
     assert config.permitted_patterns == (r"api1-(\w+)\.example\.com",)
-    assert config.ca == Acme(directory_url=LETS_ENCRYPT, email="a@example.com")
+    assert [(ca.directory_url, ca.email) for ca in config.cas] == [(LETS_ENCRYPT, "a@example.com")]
     assert config.self_signed.organization == ("SSL Cert Server Self-Signed",)
 
 
@@ -64,7 +65,7 @@ def test_both_spellings_of_permitted_names_are_merged_once_each_and_normalised()
 
 
 def test_staging_is_lets_encrypts_other_directory() -> None:
-    assert parse_config("lets_encrypt: {staging: yes}", "c").ca.directory_url == LETS_ENCRYPT_STAGING
+    assert parse_config("lets_encrypt: {staging: yes}", "c").cas[0].directory_url == LETS_ENCRYPT_STAGING
 
 
 def test_a_configured_ca_takes_the_place_of_lets_encrypt(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_a_configured_ca_takes_the_place_of_lets_encrypt(tmp_path: Path) -> None
         acme: [{{directory_url: 'http://127.0.0.1:14000/dir', ca_bundle: '{root}'}}]
         lets_encrypt: {{email: a@example.com}}
     """
-    ca = parse_config(text, "c").ca
+    (ca,) = parse_config(text, "c").cas
     assert ca.directory_url == "http://127.0.0.1:14000/dir"
     assert ca.ca_bundle == root
     assert ca.email == ""

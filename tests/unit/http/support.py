@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from starlette.applications import Starlette
 
 from ssl_cert_server.challenges.http01 import Http01Responder
 from ssl_cert_server.http.app import make_app
-from ssl_cert_server.model import Certificate, CertificateType
+from ssl_cert_server.issuers import base
+from ssl_cert_server.model import Certificate, CertificateType, KeyFamily, Subject
 from ssl_cert_server.service.cache import AnswerCache
 from ssl_cert_server.service.certificates import Certificates
 from ssl_cert_server.service.policy import Policy, PolicyRules, Source
@@ -29,7 +31,7 @@ class Issuer:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def obtain(self, name: str, cert_key: str) -> Certificate:
+    async def obtain(self, name: str, subject: Subject) -> Certificate:
         self.asked.append(name)
         await self.gate.wait()
         if self.error:
@@ -41,16 +43,23 @@ class Issuer:
 
 
 class Site:
-    """Names under ``.com`` are ACME's, ``managed.net`` is managed, the rest is not permitted."""
+    """Names under ``.com`` and two addresses are ACME's, ``managed.net`` is managed, the rest is not permitted."""
 
-    def __init__(self) -> None:
+    def __init__(self, families: Sequence[KeyFamily] = (KeyFamily.ECDSA,)) -> None:
         self.clock = ManualClock()
         self.storage = FaultyStorage(self.clock)
         self.acme = Issuer(CertificateType.ACME)
         self.managed = Issuer(CertificateType.MANAGED)
         self.http01 = Http01Responder(self.storage, self.clock)
         self.cache = AnswerCache(self.clock, 10_000_000)
-        policy = Policy(PolicyRules(managed=[(r"managed\.net", "key")], patterns=[r"(.+\.)?[a-z0-9-]+\.com", "xn--.+"]))
-        issuers = {Source.ACME: self.acme, Source.MANAGED: self.managed}
+        policy = Policy(
+            PolicyRules(
+                managed=[(r"managed\.net", "key")],
+                domains=["192.0.2.1", "2001:db8::1"],
+                patterns=[r"(.+\.)?[a-z0-9-]+\.com", "xn--.+"],
+                families=families,
+            )
+        )
+        issuers: dict[Source, base.Issuer] = {Source.ACME: self.acme, Source.MANAGED: self.managed}
         self.certificates = Certificates(self.cache, policy, issuers, self.clock)
         self.app: Starlette = make_app(self.certificates, self.http01, Readiness(self.storage, self.clock))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx2
 import pytest
@@ -16,6 +17,7 @@ from ssl_cert_server.errors import (
     StorageError,
     Unavailable,
 )
+from ssl_cert_server.model import KeyFamily, Subject
 from tests.support.clock import START
 from tests.support.leaves import make_certificate
 from tests.unit.http.support import Site
@@ -115,9 +117,9 @@ class TestCert:
             "%2A.com",
             "a b.com",
             "a%20.com",
-            "10.0.0.1",
-            "%5B::1%5D",
-            "::1",
+            "10.0.0.256",
+            "%5Ba.com%5D",
+            "%5B10.0.0.1%5D",
             "0x7f.1",
             "a.com:443",
             "user@a.com",
@@ -145,6 +147,31 @@ class TestCert:
         assert response.text.startswith("invalid host name: ")
         assert response.text.isascii()
         assert "x-evil" not in response.headers
+        assert site.acme.asked == []
+
+    @pytest.mark.parametrize(
+        ("path", "name"),
+        [
+            ("/cert/192.0.2.1", "192.0.2.1"),
+            ("/cert/2001:db8::1", "2001:db8::1"),
+            ("/cert/[2001:db8::1]", "2001:db8::1"),
+            ("/cert/%5B2001:DB8:0:0::1%5D", "2001:db8::1"),
+        ],
+    )
+    async def test_an_ip_address_is_asked_for_in_any_spelling(
+        self, site: Site, client: httpx2.AsyncClient, path: str, name: str
+    ) -> None:
+        site.acme.certificate = make_certificate("192.0.2.1", "2001:db8::1")
+        assert (await client.get(path)).status_code == 200
+        assert site.acme.asked == [name]
+
+    @pytest.mark.parametrize("address", ["10.0.0.1", "::1", "%5B::1%5D"])
+    async def test_an_ip_address_that_no_rule_covers_is_400(
+        self, site: Site, client: httpx2.AsyncClient, address: str
+    ) -> None:
+        response = await client.get(f"/cert/{address}")
+        assert response.status_code == 400
+        assert response.text.endswith(" is not permitted here\n")
         assert site.acme.asked == []
 
     async def test_no_challenge_is_pending_for_alpn(self, site: Site, client: httpx2.AsyncClient) -> None:
@@ -223,6 +250,34 @@ class TestCert:
         assert (await client.get("/cert/a.com")).status_code == 200
 
 
+class TestKeyType:
+    """``?keytype=`` chooses between certificates of different families."""
+
+    async def test_each_family_has_its_own_answer(self) -> None:
+        site = Site([KeyFamily.ECDSA, KeyFamily.RSA])
+        ecdsa, rsa = site.acme.certificate, replace(make_certificate("*.com"), family=KeyFamily.RSA)
+        transport = httpx2.ASGITransport(app=site.app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://server") as client:
+            for query in ("", "?keytype=ecdsa"):
+                assert (await client.get(f"/cert/a.com{query}")).json()["fingerprint"] == ecdsa.fingerprint
+            site.acme.certificate = rsa
+            for query, certificate in (("", ecdsa), ("?keytype=rsa", rsa), ("?keytype=ecdsa", ecdsa)):
+                assert (await client.get(f"/cert/a.com{query}")).json()["fingerprint"] == certificate.fingerprint
+        assert site.acme.asked == ["a.com", "a.com"]
+
+    async def test_one_that_is_not_issued_is_400(self, site: Site, client: httpx2.AsyncClient) -> None:
+        response = await client.get("/cert/a.com?keytype=rsa")
+        assert response.status_code == 400
+        assert response.text == "a.com: certificates with RSA keys are not issued here\n"
+        assert site.acme.asked == []
+
+    @pytest.mark.parametrize("wanted", ["", "RSA", "dsa", "rsa-2048", "%00", "<script>"])
+    async def test_one_that_there_is_not_is_400(self, site: Site, client: httpx2.AsyncClient, wanted: str) -> None:
+        response = await client.get(f"/cert/a.com?keytype={wanted}")
+        assert (response.status_code, response.text) == (400, "keytype must be ecdsa or rsa\n")
+        assert site.acme.asked == []
+
+
 class TestConditional:
     """``If-None-Match``: a refresh that moves no key."""
 
@@ -247,7 +302,7 @@ class TestConditional:
     async def test_a_replaced_certificate_is_sent_whole(self, site: Site, client: httpx2.AsyncClient) -> None:
         tag = (await client.get("/cert/a.com")).headers["etag"]
         site.acme.certificate = make_certificate("*.com")
-        site.certificates.replace("a.com", site.acme.certificate)
+        site.certificates.replace(Subject("a.com", ("a.com",)), site.acme.certificate)
         response = await client.get("/cert/a.com", headers={"If-None-Match": tag})
         assert response.status_code == 200
         assert response.json()["fingerprint"] == site.acme.certificate.fingerprint

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -15,7 +15,9 @@ from uvicorn.server import ServerState
 
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.http.protocol import MAX_MESSAGE, MESSAGE_DEADLINE, CertServerProtocol, protocol_class
+from ssl_cert_server.model import KeyFamily
 from ssl_cert_server.service.answer import Answer
+from tests.support.leaves import make_certificate
 from tests.support.loop_time import LoopTime, settle
 from tests.unit.http.support import Site
 
@@ -229,6 +231,8 @@ TAG = b"If-None-Match: {tag}\r\n"
         (b"GET /cert/%61.com HTTP/1.1\r\nHost: s\r\n\r\n", 200),
         (b"GET /cert/a.com?alpn=1 HTTP/1.1\r\nHost: s\r\n\r\n", 400),
         (b"GET /cert/a.com?alpn=0 HTTP/1.1\r\nHost: s\r\n\r\n", 200),
+        (b"GET /cert/a.com?keytype=ecdsa HTTP/1.1\r\nHost: s\r\n\r\n", 200),
+        (b"GET /cert/a.com?keytype=rsa HTTP/1.1\r\nHost: s\r\n\r\n", 400),
         (b"GET http://server/cert/a.com HTTP/1.1\r\nHost: s\r\n\r\n", 200),
         (b"GET /cert/a.com HTTP/1.1\r\nHost: s\r\nIf-None-Match: {tag}\r\n\r\n", 304),
         (b'GET /cert/a.com HTTP/1.1\r\nHost: s\r\nif-none-match: "x"\r\n\r\n', 200),
@@ -249,6 +253,16 @@ async def test_whatever_is_unusual_takes_the_ordinary_way(site: Site, request_by
     await connection.feed(request_bytes.replace(b"{tag}", tag))
     assert connection.by_app == 1
     assert [response.status for response in connection.responses] == [status]
+
+
+@pytest.mark.parametrize("path", ["a.com+rsa", "a.com%20rsa", "a.com rsa"])
+async def test_the_answer_of_another_family_has_no_name_of_its_own(path: str) -> None:
+    site = Site([KeyFamily.ECDSA, KeyFamily.RSA])
+    site.acme.certificate = replace(make_certificate("*.com"), family=KeyFamily.RSA)
+    await site.certificates.answer("a.com", KeyFamily.RSA)
+    connection = Connection(site)
+    await connection.feed(f"GET /cert/{path} HTTP/1.1\r\nHost: s\r\n\r\n".encode())
+    assert [response.status for response in connection.responses] == [400]
 
 
 async def test_head_has_the_headers_and_no_body(site: Site) -> None:

@@ -6,16 +6,28 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from ssl_cert_server.config.authorities import LETS_ENCRYPT, LETS_ENCRYPT_STAGING
 from ssl_cert_server.config.load import parse_config
-from ssl_cert_server.config.schema import LETS_ENCRYPT, LETS_ENCRYPT_STAGING, Config
+from ssl_cert_server.config.schema import Config
 from ssl_cert_server.errors import NotPermitted, StorageError
-from ssl_cert_server.issuers.acme import AcmeCa
-from ssl_cert_server.model import Certificate, KeyType
-from ssl_cert_server.renewal.worker import RenewalSchedule
+from ssl_cert_server.model import Certificate, KeyFamily, Permission, Subject
+from ssl_cert_server.renewal.known import RenewalSchedule
 from ssl_cert_server.server.compose import compose, policy_rules
+from ssl_cert_server.service.attempts import Issued, Wanted
+from ssl_cert_server.service.authorities import Authorities
 from ssl_cert_server.service.policy import Decision, Policy, PolicyRules, SelfSignedRule, Source
-from tests.support.clock import ManualClock
+from tests.support.clock import AutoClock, ManualClock
 from tests.support.leaves import make_certificate
+
+BACKGROUND = {
+    "managed.watch",
+    "notices",
+    "renewal",
+    "renewal.scan",
+    "renewal.advice",
+    "http01.left_over",
+    "budget.sweep",
+}
 
 
 def _load(text: str) -> Config:
@@ -40,10 +52,23 @@ local_ca: {enable: true, names: ['.+\.test']}
             managed=[(r"a\.com", "one"), (r"b\.com", "two")],
             domains=("d.com", "e.com"),
             patterns=(r".+\.p\.com", r"q\.com"),
-            key_type=KeyType.RSA_2048,
+            families=(KeyFamily.RSA,),
             local_ca_patterns=(r".+\.test",),
             self_signed=SelfSignedRule("fallback", check_sni=True),
         )
+
+    def test_wildcards_families_and_ask_arrive(self) -> None:
+        rules = policy_rules(
+            _load(r"""
+wildcards: ['*.w.com']
+on_demand: {max_labels: 4}
+ask: {url: 'http://127.0.0.1:1/'}
+acme: [{directory_url: 'https://ca.test/dir', key_type: [rsa-2048, ecdsa-p384]}]
+challenges: {dns01: {provider: exec, options: {command: /bin/true}}}
+""")
+        )
+        assert (rules.wildcards, rules.max_labels, rules.ask) == (("*.w.com",), 4, True)
+        assert rules.families == (KeyFamily.RSA, KeyFamily.ECDSA)
 
     def test_an_empty_file_permits_nothing(self) -> None:
         assert policy_rules(_load("{}")) == PolicyRules(managed=[], domains=(), patterns=(), local_ca_patterns=())
@@ -101,11 +126,11 @@ async def test_what_was_issued_is_scheduled_as_new_and_hot(tmp_path: Path, monke
     certificate = make_certificate("a.com")
     scheduled: list[tuple[str, Certificate]] = []
 
-    async def issue(*_: object) -> Certificate:
-        return certificate
+    async def issue(*_: object) -> Issued:
+        return Issued(certificate, LETS_ENCRYPT, "http-01")
 
-    monkeypatch.setattr(AcmeCa, "issue", issue)
-    monkeypatch.setattr(RenewalSchedule, "add_new", lambda _, name, new: scheduled.append((name, new)))
+    monkeypatch.setattr(Authorities, "issue", issue)
+    monkeypatch.setattr(RenewalSchedule, "add_new", lambda _, subject, new: scheduled.append((subject.cert_key, new)))
     monkeypatch.chdir(tmp_path)
     async with compose(_load("domains: [a.com]"), ManualClock()) as parts:
         transport = httpx2.ASGITransport(app=parts.app)
@@ -154,7 +179,43 @@ async def test_the_embedded_defaults_answer_a_local_name_and_the_second_time_hot
             assert hot
             assert hot.body == response.content
             assert (await client.get("/readyz")).status_code == 200
-        assert set(parts.background) == {"managed.watch", "renewal", "http01.left_over"}
+        assert set(parts.background) == BACKGROUND
+
+
+async def test_with_preload_what_is_listed_is_issued_before_anybody_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[Subject] = []
+
+    async def issue(_: Authorities, want: Wanted, *__: object) -> Issued:
+        wanted.append(want.subject)
+        return Issued(make_certificate(*want.subject.names), LETS_ENCRYPT, "http-01")
+
+    monkeypatch.setattr(Authorities, "issue", issue)
+    monkeypatch.chdir(tmp_path)
+    async with compose(_load("{preload: true, domains: [a.com], re_patterns: ['b.com']}"), ManualClock()) as parts:
+        assert set(parts.background) == {*BACKGROUND, "preload"}
+        async with asyncio.timeout(10):
+            await parts.background["preload"]()
+    assert wanted == [Subject("a.com", ("a.com",), permission=Permission.LISTED)]
+
+
+async def test_every_ca_of_the_list_is_asked_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def refuse(_: httpx2.AsyncHTTPTransport, request: httpx2.Request) -> httpx2.Response:
+        asked.append(str(request.url))
+        return httpx2.Response(403)
+
+    monkeypatch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", refuse)
+    monkeypatch.chdir(tmp_path)
+    urls = [f"https://ca-{number}.test/dir" for number in (1, 2)]
+    text = f"domains: [a.com]\nacme: [{', '.join(f'{{directory_url: {url!r}}}' for url in urls)}]"
+    async with compose(_load(text), AutoClock()) as parts:
+        transport = httpx2.ASGITransport(app=parts.app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://server") as client:
+            assert (await client.get("/cert/a.com")).status_code == 500
+    assert [*dict.fromkeys(asked)] == urls
 
 
 async def test_storage_that_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

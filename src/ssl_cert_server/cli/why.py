@@ -1,0 +1,36 @@
+"""``ssl-cert-server why NAME``: which rule answers a name, and why it has no certificate."""
+
+# No `from __future__ import annotations` here: typer reads the annotations.
+
+import asyncio
+
+import typer
+
+from ssl_cert_server.cli.options import ConfigFile, HostName, KeyFamilyOption, configuration
+from ssl_cert_server.clock import SystemClock
+from ssl_cert_server.config.schema import Config
+from ssl_cert_server.model import KeyFamily
+from ssl_cert_server.server.compose import open_storage, policy_rules
+from ssl_cert_server.server.logs import set_up_logs
+from ssl_cert_server.service.policy import Policy
+from ssl_cert_server.service.why import explain
+
+
+def why(
+    name: HostName,
+    config: ConfigFile = None,
+    keytype: KeyFamilyOption = None,
+) -> None:
+    """Say which rule answers NAME, what is stored, what failed last, when it is tried next, and what to do."""
+    loaded, _ = configuration(config)
+    set_up_logs()
+    typer.echo(asyncio.run(_explain(loaded, name, keytype)), nl=False)
+
+
+async def _explain(config: Config, name: str, family: KeyFamily | None) -> str:
+    clock = SystemClock()
+    storage = open_storage(config, clock)
+    try:
+        return await explain(name, Policy(policy_rules(config)), storage, clock.now(), family)
+    finally:
+        await storage.close()
