@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.support.ask_endpoint import AskEndpoint
 from tests.support.pebble import Pebble
 from tests.support.ports import free_port
 
@@ -37,6 +38,15 @@ def start_pebble(tmp_path: Path) -> Iterator[StartPebble]:
             return running.enter_context(Pebble(tmp_path / f"pebble-{started}", http_port=http_port, **options))
 
         yield start
+
+
+@pytest.fixture
+def ask_endpoint() -> Iterator[AskEndpoint]:
+    """An operator's endpoint that permits nothing until it is told to."""
+    endpoint = AskEndpoint()
+    endpoint.start()
+    yield endpoint
+    endpoint.stop()
 
 
 @pytest.fixture

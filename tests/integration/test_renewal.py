@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.integration.conftest import StartPebble
 from tests.support.server import CertServer, acme_config
 from tests.support.verify import verified_leaf
+from tests.support.waiting import wait_until
 
 LIFETIME = 12
 ROOMY_LIFETIME = 40  # renewed after 20 s at the earliest: a slow machine is still ready by then
@@ -44,7 +44,7 @@ def test_what_was_issued_before_a_restart_is_renewed_after_it_unasked(
         server.stop()
         before = server.stored()["site1.example.com"]
         server.start()
-        wait_until(lambda: server.stored()["site1.example.com"] != before)
+        wait_until(lambda: server.stored()["site1.example.com"] != before, DEADLINE)
 
 
 def test_while_the_ca_hangs_at_a_renewal_the_old_certificate_is_served(
@@ -55,14 +55,7 @@ def test_while_the_ca_hangs_at_a_renewal_the_old_certificate_is_served(
     with CertServer(tmp_path / "server", config, port=http_port) as server:
         old = server.cert("site1.example.com").json["fingerprint"]
         pebble.pause()
-        wait_until((server.directory / "_leases" / "certificates" / "site1.example.com").exists)
+        wait_until((server.directory / "_leases" / "certificates" / "site1.example.com").exists, DEADLINE)
         assert server.cert("site1.example.com").json["fingerprint"] == old
         pebble.resume()
-        wait_until(lambda: server.cert("site1.example.com").json["fingerprint"] != old)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
+        wait_until(lambda: server.cert("site1.example.com").json["fingerprint"] != old, DEADLINE)

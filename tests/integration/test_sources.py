@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from tests.support.ports import free_port
 from tests.support.process import Process
 from tests.support.server import CertServer, Reply, acme_config
 from tests.support.verify import verified_leaf
+from tests.support.waiting import wait_until
 
 DAY = 86_400
 
@@ -27,13 +27,6 @@ def certificate(name: str, *, starts_in: float = -DAY, days: int = 90) -> tuple[
     start = int(time.time() + starts_in)
     root = make_root("Some other CA", Validity(start - DAY, start + 3650 * DAY))
     return sign_leaf(root, name, Validity(start, start + days * DAY)), root.chain_pem
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened in time"
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("rsa", [False, True])
@@ -117,7 +110,7 @@ def test_a_managed_certificate_is_replaced_while_the_server_runs_and_a_bad_one_r
         assert reply.json["type"] == 1
         assert served() == first.fingerprint
         file.write_bytes(second.stored)
-        wait_for(lambda: served() == second.fingerprint)
+        wait_until(lambda: served() == second.fingerprint)
         bad = {
             "does not belong": first.key_pem + second.chain_pem,
             "is expired": expired.stored,
@@ -127,10 +120,10 @@ def test_a_managed_certificate_is_replaced_while_the_server_runs_and_a_bad_one_r
         }
         for reason, content in bad.items():
             file.write_bytes(content)
-            wait_for(lambda reason=reason: reason in server.log)  # type: ignore[misc]
+            wait_until(lambda reason=reason: reason in server.log)  # type: ignore[misc]
             assert served() == second.fingerprint
         file.write_bytes(first.stored)
-        wait_for(lambda: served() == first.fingerprint)
+        wait_until(lambda: served() == first.fingerprint)
         assert server.cert("www.managed.example").status == 200
         assert server.cert("managed.example.attacker.net").status == 400
         assert "PRIVATE KEY" not in server.log

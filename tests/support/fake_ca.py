@@ -16,14 +16,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from josepy.json_util import decode_b64jose, encode_b64jose
-from josepy.jwa import ES256, ES384, RS256
+from josepy.jwa import ES256, ES384, HS256, RS256
 from josepy.jwk import JWK
 
+from ssl_cert_server.pki.alternative_names import names_of
+from ssl_cert_server.pki.names import is_ip
 from tests.support.clock import START
 
 BASE = "https://ca.test"
 STEPS = ("directory", "newNonce", "newAccount", "newOrder", "authz", "challenge", "order", "finalize", "certificate")
-_ALGORITHMS = {"ES256": ES256, "ES384": ES384, "RS256": RS256}
+"""Those of an ordinary order; there are ``account``, ``keyChange``, ``revokeCert`` and ``renewalInfo`` besides."""
+
+_ALGORITHMS = {"ES256": ES256, "ES384": ES384, "RS256": RS256, "HS256": HS256}
 
 Fault = httpx2.Response | Exception
 
@@ -33,6 +37,8 @@ class Account:
     url: str
     jwk: Any
     contact: list[str]
+    external: str | None = None
+    status: str = "valid"
 
 
 @dataclass
@@ -42,6 +48,7 @@ class Authz:
     wildcard: bool = False
     status: str = "pending"
     challenge_status: str = "pending"
+    answered: str | None = None
     polls: int = 0
     error: dict[str, Any] | None = None
 
@@ -53,8 +60,10 @@ class Order:
     status: str = "pending"
     polls: int = 0
     chain: bytes = b""
+    leaf: bytes = b""
     error: dict[str, Any] | None = None
     csr: bytes | None = None
+    asked: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -65,6 +74,10 @@ class FakeCa(httpx2.AsyncBaseTransport):
     answered. ``requests`` lists the steps in the order they came (see STEPS). ``faults`` maps a step to what happens
     instead, once each: a response, or an exception. ``drop_after`` names steps that are done, but whose answer is
     lost once. ``hang`` names a step that never answers, from its ``hang_from``-th request on.
+
+    ``challenges`` are the types it offers; wildcards are offered ``dns-01`` alone. ``external_keys`` (key id to
+    base64url key) are its customers. ``renewal_info`` is the body of each answer to ARI; without it the CA knows no
+    ARI. ``alternates`` are the common names of other issuers that its chains come from.
     """
 
     responder: Callable[[str, str], str | None] | None = None
@@ -72,7 +85,12 @@ class FakeCa(httpx2.AsyncBaseTransport):
     authz_polls: int = 1
     processing_polls: int = 0
     retry_after: str | None = None
+    challenges: tuple[str, ...] = ("http-01",)
     external_account_required: bool = False
+    external_keys: dict[str, str] = field(default_factory=dict)
+    profiles: dict[str, str] = field(default_factory=dict)
+    renewal_info: Any = None
+    alternates: tuple[str, ...] = ()
     not_before: float = START - 3600
     valid_days: float = 90
     extra_challenges: list[dict[str, Any]] = field(default_factory=list)
@@ -91,6 +109,8 @@ class FakeCa(httpx2.AsyncBaseTransport):
         self.orders: list[Order] = []
         self.authzs: list[Authz] = []
         self.nonces: set[str] = set()
+        self.urls: list[str] = []
+        self.revoked: list[dict[str, Any]] = []
         self.reached_hang = asyncio.Event()
         self._count = 0
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -102,6 +122,9 @@ class FakeCa(httpx2.AsyncBaseTransport):
             "order": self._get_order,
             "finalize": self._finalize,
             "certificate": self._certificate,
+            "account": self._update_account,
+            "keyChange": self._key_change,
+            "revokeCert": self._revoke,
         }
 
     directory_url = f"{BASE}/directory"
@@ -113,6 +136,7 @@ class FakeCa(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         step = request.url.path.split("/")[1]
         self.requests.append(step)
+        self.urls.append(str(request.url))
         if self.hang == step and self.requests.count(step) >= self.hang_from:
             self.reached_hang.set()
             await asyncio.Event().wait()
@@ -134,6 +158,9 @@ class FakeCa(httpx2.AsyncBaseTransport):
             return self._directory()
         if step == "newNonce":
             return httpx2.Response(200)
+        if step == "renewalInfo":
+            assert request.method == "GET"
+            return httpx2.Response(200, json=self.renewal_info, headers=self._wait(True))
         try:
             header, payload = self._verified(request)
             if step == "certificate" and request.headers["accept"] != "application/pem-certificate-chain":
@@ -159,22 +186,15 @@ class FakeCa(httpx2.AsyncBaseTransport):
             raise _Refused("malformed", f"header fields {sorted(header)}")
         if header["url"] != str(request.url):
             raise _Refused("unauthorized", f"url is {header['url']}", 401)
-        self._signature(jws, header)
+        if "kid" in header:
+            account = self._account(header)
+            if account.status != "valid":
+                raise _Refused("unauthorized", f"the account is {account.status}", 401)
+            _verify(jws, header, account.jwk.key)
+        else:
+            _verify(jws, header, _jwk(header).key)
         self._accept_nonce(header["nonce"])
         return header, decode_b64jose(jws["payload"])
-
-    def _signature(self, jws: dict[str, str], header: dict[str, Any]) -> None:
-        if "kid" in header:
-            known = [account.jwk for account in self.accounts if account.url == header["kid"]]
-            if not known:
-                raise _Refused("accountDoesNotExist", header["kid"])
-            jwk = known[0]
-        else:
-            jwk = JWK.from_json(header["jwk"])
-        signed = f"{jws['protected']}.{jws['payload']}".encode()
-        algorithm: Any = _ALGORITHMS[header["alg"]]
-        if not algorithm.verify(jwk.key, signed, decode_b64jose(jws["signature"])):
-            raise _Refused("unauthorized", "the signature is wrong", 401)
 
     def _accept_nonce(self, nonce: str) -> None:
         known = nonce in self.nonces
@@ -189,24 +209,86 @@ class FakeCa(httpx2.AsyncBaseTransport):
 
     def _directory(self) -> httpx2.Response:
         resources = {step: f"{BASE}/{step}" for step in ("newNonce", "newAccount", "newOrder")}
-        meta = {"externalAccountRequired": self.external_account_required}
+        resources |= {step: f"{BASE}/{step}" for step in ("keyChange", "revokeCert")}
+        if self.renewal_info is not None:
+            resources["renewalInfo"] = f"{BASE}/renewalInfo"
+        meta: dict[str, Any] = {"externalAccountRequired": self.external_account_required}
+        meta |= {"profiles": self.profiles, "caaIdentities": ["ca.test"]}
         return httpx2.Response(200, json={**resources, "meta": meta, "randomKey": "https://example.com/why"})
 
     def _new_account(self, path: str, header: dict[str, Any], payload: bytes) -> httpx2.Response:
-        jwk = JWK.from_json(header["jwk"])
+        jwk = _jwk(header)
+        asked = json.loads(payload)
         for account in self.accounts:
             if account.jwk == jwk:
-                return httpx2.Response(200, json={"status": "valid"}, headers={"Location": account.url})
-        asked = json.loads(payload)
+                return httpx2.Response(200, json={"status": account.status}, headers={"Location": account.url})
+        if asked.get("onlyReturnExisting"):
+            raise _Refused("accountDoesNotExist", "no account has this key")
         if asked.get("termsOfServiceAgreed") is not True:
             raise _Refused("userActionRequired", "agree to the terms", 403)
-        account = Account(f"{BASE}/account/{len(self.accounts)}", jwk, asked.get("contact", []))
+        external = self._external_account(asked.get("externalAccountBinding"), header["jwk"])
+        account = Account(f"{BASE}/account/{len(self.accounts)}", jwk, asked.get("contact", []), external)
         self.accounts.append(account)
         return httpx2.Response(201, json={"status": "valid"}, headers={"Location": account.url})
 
+    def _external_account(self, binding: dict[str, str] | None, jwk: dict[str, str]) -> str | None:
+        if binding is None:
+            if self.external_account_required:
+                raise _Refused("externalAccountRequired", "customers only", 403)
+            return None
+        header = json.loads(decode_b64jose(binding["protected"]))
+        if header.get("kid") not in self.external_keys:
+            raise _Refused("unauthorized", "no customer", 403)
+        if header != {"alg": "HS256", "kid": header["kid"], "url": f"{BASE}/newAccount"}:
+            raise _Refused("malformed", f"header of the binding is {header}")
+        if json.loads(decode_b64jose(binding["payload"])) != jwk:
+            raise _Refused("malformed", "the binding is for another key")
+        _verify(binding, header, decode_b64jose(self.external_keys[header["kid"]]))
+        kid: str = header["kid"]
+        return kid
+
+    def _update_account(self, path: str, header: dict[str, Any], payload: bytes) -> httpx2.Response:
+        account = self._account(header)
+        if json.loads(payload) != {"status": "deactivated"}:
+            raise _Refused("malformed", "an account can be deactivated only")
+        account.status = "deactivated"
+        return httpx2.Response(200, json={"status": account.status})
+
+    def _key_change(self, path: str, header: dict[str, Any], payload: bytes) -> httpx2.Response:
+        account, jws = self._account(header), json.loads(payload)
+        inner = json.loads(decode_b64jose(jws["protected"]))
+        if set(inner) != {"alg", "jwk", "url"} or inner["url"] != header["url"]:
+            raise _Refused("malformed", f"inner header is {inner}")
+        jwk = _jwk(inner)
+        _verify(jws, inner, jwk.key)
+        asked = json.loads(decode_b64jose(jws["payload"]))
+        if asked != {"account": account.url, "oldKey": account.jwk.to_json()}:
+            raise _Refused("malformed", f"inner payload is {asked}")
+        for other in self.accounts:
+            if other.jwk == jwk:
+                raise _Refused("malformed", f"in use by {other.url}", 409)
+        account.jwk = jwk
+        return httpx2.Response(200, json={"status": "valid"})
+
+    def _revoke(self, path: str, header: dict[str, Any], payload: bytes) -> httpx2.Response:
+        asked = json.loads(payload)
+        if asked["certificate"] in [revoked["certificate"] for revoked in self.revoked]:
+            raise _Refused("alreadyRevoked", "it is")
+        self.revoked.append(asked)
+        return httpx2.Response(200)
+
     def _new_order(self, path: str, header: dict[str, Any], payload: bytes) -> httpx2.Response:
-        names = [identifier["value"] for identifier in json.loads(payload)["identifiers"]]
-        number = self.add_order(names)
+        asked = json.loads(payload)
+        if asked.get("profile", "classic") not in {"classic", *self.profiles}:
+            raise _Refused("invalidProfile", asked["profile"])
+        replaced = [order.asked["replaces"] for order in self.orders if "replaces" in order.asked]
+        if asked.get("replaces") in replaced:
+            raise _Refused("alreadyReplaced", asked["replaces"], 409)
+        for identifier in asked["identifiers"]:
+            if identifier["type"] != _type_of(identifier["value"]):
+                raise _Refused("malformed", f"{identifier}")
+        number = self.add_order([identifier["value"] for identifier in asked["identifiers"]])
+        self.orders[number].asked = asked
         response = self._order_response(number, 201)
         response.headers["Location"] = f"{BASE}/order/{number}"
         return response
@@ -241,7 +323,7 @@ class FakeCa(httpx2.AsyncBaseTransport):
             order.status = "invalid"
         document = {
             "status": order.status,
-            "identifiers": [{"type": "dns", "value": name} for name in order.names],
+            "identifiers": [{"type": _type_of(name), "value": name} for name in order.names],
             "authorizations": [f"{BASE}/authz/{authz}" for authz in order.authzs],
             "finalize": f"{BASE}/finalize/{number}",
             "error": order.error,
@@ -258,29 +340,41 @@ class FakeCa(httpx2.AsyncBaseTransport):
             authz.polls += 1
             if authz.polls >= self.authz_polls:
                 self._validate(authz, JWK.thumbprint(self._account(header).jwk))
-        http01 = {
-            "type": "http-01",
-            "url": f"{BASE}/challenge/{number}",
-            "token": authz.token,
-            "status": authz.challenge_status,
-            "error": authz.error,
-        }
         document = {
-            "identifier": {"type": "dns", "value": authz.name},
+            "identifier": {"type": _type_of(authz.name), "value": authz.name},
             "status": authz.status,
             "wildcard": authz.wildcard,
-            "challenges": [*self.extra_challenges, *([] if authz.wildcard else [http01])],
+            "challenges": [*self.extra_challenges, *self._offered(number)],
         }
         return httpx2.Response(200, json=document, headers=self._wait(authz.status == "pending"))
 
+    def _offered(self, number: int) -> list[dict[str, Any]]:
+        authz = self.authzs[number]
+        return [
+            {
+                "type": kind,
+                "url": f"{BASE}/challenge/{number}/{kind}",
+                "token": authz.token,
+                "status": authz.challenge_status if kind == self._tried(authz) else "pending",
+                "error": authz.error if kind == self._tried(authz) else None,
+            }
+            for kind in self.challenges
+            if kind == "dns-01" or not authz.wildcard
+        ]
+
+    def _tried(self, authz: Authz) -> str | None:
+        """The challenge that was answered; the first, where a test says only that one was."""
+        return authz.answered or next(iter(self.challenges), None)
+
     def _challenge(self, path: str, header: dict[str, Any], payload: bytes) -> httpx2.Response:
-        authz = self.authzs[int(path.split("/")[2])]
+        _, _, number, kind = path.split("/")
+        authz = self.authzs[int(number)]
         if json.loads(payload) != {}:
             raise _Refused("malformed", "the payload of a challenge's answer is {}")
-        if authz.challenge_status != "pending":
+        if authz.challenge_status != "pending" and kind == self._tried(authz):
             raise _Refused("malformed", f"cannot update challenge with status {authz.challenge_status}")
-        authz.challenge_status = "processing"
-        return httpx2.Response(200, json={"type": "http-01", "status": "processing"})
+        authz.challenge_status, authz.answered = "processing", kind
+        return httpx2.Response(200, json={"type": kind, "status": "processing"})
 
     def _validate(self, authz: Authz, thumbprint: bytes) -> None:
         expected = f"{authz.token}.{encode_b64jose(thumbprint)}"
@@ -297,8 +391,7 @@ class FakeCa(httpx2.AsyncBaseTransport):
         if order.status != "ready":
             raise _Refused("orderNotReady", f"the order is {order.status}", 403)
         csr = x509.load_der_x509_csr(decode_b64jose(json.loads(payload)["csr"]))
-        names = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        if set(names.get_values_for_type(x509.DNSName)) != set(order.names):
+        if not csr.is_signature_valid or names_of(csr.extensions) != set(order.names):
             raise _Refused("badCSR", "the CSR is for other names")
         order.csr = csr.public_bytes(Encoding.DER)
         order.status = "processing"
@@ -308,21 +401,36 @@ class FakeCa(httpx2.AsyncBaseTransport):
 
     def _issue(self, order: Order) -> None:
         csr = x509.load_der_x509_csr(order.csr or b"")
-        issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Fake CA")])
-        root_builder = _certificate(issuer, issuer, self._key.public_key(), self.not_before, 3650)
-        leaf_builder = _certificate(x509.Name([]), issuer, csr.public_key(), self.not_before, self.valid_days)
+        issuer = _name("Fake CA")
+        leaf = _certificate(x509.Name([]), issuer, csr.public_key(), self.not_before, self.valid_days)
         for extension in csr.extensions:
-            leaf_builder = leaf_builder.add_extension(extension.value, critical=False)
-        chain = [builder.sign(self._key, hashes.SHA256()) for builder in (leaf_builder, root_builder)]
-        order.chain = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
+            leaf = leaf.add_extension(extension.value, critical=False)
+        identifier = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+        leaf = leaf.add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), False)
+        order.leaf = self._signed(leaf)
+        order.chain = order.leaf + self._signed(_certificate(issuer, issuer, self._key.public_key(), self.not_before))
         order.status = "valid"
 
     def _certificate(self, path: str, header: dict[str, Any], payload: bytes) -> httpx2.Response:
         _post_as_get(payload)
-        return httpx2.Response(200, content=self.orders[int(path.split("/")[2])].chain)
+        _, _, number, *alternate = path.split("/")
+        order = self.orders[int(number)]
+        if alternate:
+            issuer = _name(self.alternates[int(alternate[0])])
+            cross = _certificate(_name("Fake CA"), issuer, self._key.public_key(), self.not_before)
+            return httpx2.Response(200, content=order.leaf + self._signed(cross))
+        links = [f'<{BASE}/certificate/{number}/{at}>; rel="alternate"' for at in range(len(self.alternates))]
+        headers = [("Link", link) for link in [f'<{BASE}/directory>; rel="index"', *links]]
+        return httpx2.Response(200, content=order.chain, headers=headers)
+
+    def _signed(self, builder: x509.CertificateBuilder) -> bytes:
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
     def _account(self, header: dict[str, Any]) -> Account:
-        return next(account for account in self.accounts if account.url == header["kid"])
+        for account in self.accounts:
+            if account.url == header["kid"]:
+                return account
+        raise _Refused("accountDoesNotExist", header["kid"])
 
     def _wait(self, waiting: bool) -> dict[str, str]:
         return {"Retry-After": self.retry_after} if waiting and self.retry_after is not None else {}
@@ -355,7 +463,29 @@ def _post_as_get(payload: bytes) -> None:
         raise _Refused("malformed", "a fetch has an empty payload")
 
 
-def _certificate(subject: x509.Name, issuer: x509.Name, key: Any, begin: float, days: float) -> x509.CertificateBuilder:
+def _jwk(header: dict[str, Any]) -> Any:
+    """``from_json`` is typed as giving the base class."""
+    return JWK.from_json(header["jwk"])
+
+
+def _verify(jws: dict[str, str], header: dict[str, Any], key: Any) -> None:
+    algorithm: Any = _ALGORITHMS[header["alg"]]
+    signed = f"{jws['protected']}.{jws['payload']}".encode()
+    if not algorithm.verify(key, signed, decode_b64jose(jws["signature"])):
+        raise _Refused("unauthorized", "the signature is wrong", 401)
+
+
+def _type_of(name: str) -> str:
+    return "ip" if is_ip(name) else "dns"
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, key: Any, begin: float, days: float = 3650
+) -> x509.CertificateBuilder:
     start = datetime.datetime.fromtimestamp(begin, datetime.UTC)
     return (
         x509.CertificateBuilder()

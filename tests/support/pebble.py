@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -34,7 +34,11 @@ class Pebble:
     unless told otherwise. ``nonce_reject`` and ``authz_reuse`` are percentages; ``validity_seconds`` is the lifetime
     under the profile ``default``, ``profiles`` adds others by name and lifetime; ``eab`` (key id to base64url key)
     makes external account binding obligatory. ``retry_after`` is what it sends with pending orders, 0 for nothing.
-    ``key_algorithm`` is that of its root and intermediate.
+    ``key_algorithm`` is that of its root and intermediate; ``alternate_roots`` more roots sign the intermediate too,
+    each for a chain of its own. With ``dns_server`` (address:port) it resolves names there, and what is said below of
+    what names resolve to is not for it.
+
+    ``packaged`` takes Debian's version, which knows neither ARI nor profiles.
 
     A context manager. Its accounts, orders and root last until ``stop``: a Pebble started again knows nobody.
     """
@@ -54,6 +58,9 @@ class Pebble:
         blocklist: Sequence[str] = (),
         retry_after: int = 1,
         key_algorithm: Literal["ecdsa", "rsa"] = "ecdsa",
+        alternate_roots: int = 0,
+        dns_server: str | None = None,
+        packaged: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.http_port = http_port
@@ -61,6 +68,9 @@ class Pebble:
         self.ca_bundle = folder / "pebble-https-root.pem"
         self._acme_port, self._management_port = free_port(), free_port()
         self._dns_port, self._dns_management_port = free_port(), free_port()
+        self.dns_server = dns_server or f"127.0.0.1:{self._dns_port}"
+        """Where it resolves names, as address:port."""
+        self._has_own_dns = dns_server is None
         certificate, key = _https_certificate(folder, self.ca_bundle)
         config = {
             "pebble": {
@@ -86,12 +96,13 @@ class Pebble:
         config_file = folder / "pebble.json"
         config_file.write_text(json.dumps(config, indent=2))
         self._ca = Process(
-            [_program("pebble"), "-config", config_file, "-dnsserver", f"127.0.0.1:{self._dns_port}"],
+            [_program("pebble", packaged=packaged), "-config", config_file, "-dnsserver", self.dns_server],
             folder / "pebble.log",
             env={
                 "PEBBLE_VA_NOSLEEP": "0" if sleep else "1",
                 "PEBBLE_WFE_NONCEREJECT": str(nonce_reject),
                 "PEBBLE_AUTHZREUSE": str(authz_reuse),
+                "PEBBLE_ALTERNATE_ROOTS": str(alternate_roots),
             },
         )
         self._dns = Process(self._dns_argv(), folder / "pebble-dns.log")
@@ -111,10 +122,12 @@ class Pebble:
 
     def start(self) -> None:
         """Start what doesn't run, and wait until it answers."""
-        self._dns.start()
+        if self._has_own_dns:
+            self._dns.start()
         self._ca.start()
-        for port in (self._dns_port, self._dns_management_port):
-            self._dns.wait_for_port(port)
+        if self._has_own_dns:
+            for port in (self._dns_port, self._dns_management_port):
+                self._dns.wait_for_port(port)
         for port in (self._acme_port, self._management_port):
             self._ca.wait_for_port(port)
 
@@ -146,14 +159,14 @@ class Pebble:
     def directory_url(self) -> str:
         return f"https://127.0.0.1:{self._acme_port}/dir"
 
-    @property
-    def dns_server(self) -> str:
-        """Where it resolves names, as address:port."""
-        return f"127.0.0.1:{self._dns_port}"
+    def directory(self) -> Mapping[str, Any]:
+        """What it says of itself (RFC 8555 section 7.1.1); not all versions know the same things."""
+        content: Mapping[str, Any] = json.loads(self._fetch(self.directory_url))
+        return content
 
-    def root_certificate(self) -> bytes:
-        """PEM of the root under which this run issues; not the one in ``ca_bundle``."""
-        return self._fetch(f"{self._management_url}/roots/0")
+    def root_certificate(self, number: int = 0) -> bytes:
+        """PEM of a root under which this run issues, its own or an alternate one; not the one in ``ca_bundle``."""
+        return self._fetch(f"{self._management_url}/roots/{number}")
 
     def intermediate_certificate(self) -> bytes:
         """PEM of the certificate that signs the leaves."""
@@ -162,6 +175,11 @@ class Pebble:
     def intermediate_key(self) -> bytes:
         """PEM of the intermediate's key, for a test's OCSP responder. Pebble hands out none but RSA's."""
         return self._fetch(f"{self._management_url}/intermediate-keys/0")
+
+    def revocation_reason(self, certificate: x509.Certificate) -> int | None:
+        """Why the certificate was revoked, by RFC 5280's numbers; None where it is valid."""
+        answer = json.loads(self._fetch(f"{self._management_url}/cert-status-by-serial/{certificate.serial_number:x}"))
+        return answer.get("Reason", 0) if answer["Status"] == "Revoked" else None
 
     def set_renewal_info(self, certificate: bytes, answer: Mapping[str, object] | str) -> None:
         """What ARI answers for this certificate (PEM) from now on; a string goes out as it is. Not in Debian's."""
@@ -242,8 +260,9 @@ class Pebble:
         return content
 
 
-def _program(name: str) -> Path:
-    found = shutil.which(name, path=os.pathsep.join([str(_BUILT), os.environ.get("PATH", "")]))
+def _program(name: str, *, packaged: bool = False) -> Path:
+    own = [] if packaged else [str(_BUILT)]
+    found = shutil.which(name, path=os.pathsep.join([*own, os.environ.get("PATH", "")]))
     if found is None:
         raise RuntimeError(f"{name} is neither in .tools/bin nor in PATH: run `tools/setup test`, or `make test`")
     return Path(found)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
 
 from ssl_cert_server.clock import Clock
+from ssl_cert_server.issuers.acme import KeepOrder
 from ssl_cert_server.model import Certificate, OpenOrder
+from ssl_cert_server.service.attempts import Issued, Wanted
 from tests.support.leaves import DAY, HOUR, make_certificate
 
 DIRECTORY = "https://ca.test/directory"
@@ -16,12 +17,14 @@ DIRECTORY = "https://ca.test/directory"
 class ScriptedCa:
     """Issues for 90 days, unless ``outcomes`` has something else for the name: a failure, or a certificate.
 
-    ``calls`` are the names asked for and the open orders they came with. While ``gate`` is clear, what is asked for
-    waits, its order made. ``behind`` is by how many seconds its clock is behind the one it was given.
+    ``calls`` are the names asked for and the open orders they came with, ``wanted`` all that was said of them. While
+    ``gate`` is clear, what is asked for waits, its order made. ``behind`` is by how many seconds its clock is behind
+    the one it was given.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.calls: list[tuple[str, OpenOrder | None]] = []
+        self.wanted: list[Wanted] = []
         self.outcomes: defaultdict[str, list[Exception | Certificate]] = defaultdict(list)
         self.gate = asyncio.Event()
         self.gate.set()
@@ -31,10 +34,10 @@ class ScriptedCa:
         self.behind = 0.0
         self._clock = clock
 
-    async def issue(
-        self, name: str, order: OpenOrder | None, on_order: Callable[[OpenOrder], Awaitable[None]]
-    ) -> Certificate:
+    async def issue(self, wanted: Wanted, order: OpenOrder | None, on_order: KeepOrder) -> Issued:
+        name = wanted.subject.names[0]
         self.calls.append((name, order))
+        self.wanted.append(wanted)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
@@ -42,13 +45,14 @@ class ScriptedCa:
                 self.orders.append(OpenOrder(DIRECTORY, f"https://ca.test/order/{len(self.orders)}", f"key of {name}"))
                 await on_order(self.orders[-1])
             await self.gate.wait()
-            return self._outcome(name)
+            return Issued(self._outcome(wanted.subject.names), DIRECTORY, "http-01")
         finally:
             self.running -= 1
 
-    def _outcome(self, name: str) -> Certificate:
+    def _outcome(self, names: tuple[str, ...]) -> Certificate:
+        name = names[0]
         outcome = self.outcomes[name].pop(0) if self.outcomes[name] else None
         if isinstance(outcome, Exception):
             raise outcome
         now = self._clock.now() - self.behind
-        return outcome or make_certificate(name, start=now - HOUR, end=now + 90 * DAY)
+        return outcome or make_certificate(*names, start=now - HOUR, end=now + 90 * DAY)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +38,10 @@ class Reply:
 
 
 class CertServer:
-    """``ssl-cert-server run`` on a free port, storing in ``directory`` or under ``folder``; a context manager."""
+    """``ssl-cert-server run`` on a free port, storing in ``directory`` or under ``folder``; a context manager.
+
+    ``program`` is what the interpreter runs instead of the package, as arguments for it.
+    """
 
     def __init__(
         self,
@@ -45,6 +50,7 @@ class CertServer:
         *,
         port: int | None = None,
         directory: Path | None = None,
+        program: Sequence[str] = ("-m", "ssl_cert_server"),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = port or free_port()
@@ -57,7 +63,7 @@ class CertServer:
             **(config or {}),
         }
         self.config_file.write_text(yaml.safe_dump(settings))
-        command: list[str | Path] = [sys.executable, "-m", "ssl_cert_server", "run", "-c", self.config_file]
+        command: list[str | Path] = [sys.executable, *program, "run", "-c", self.config_file]
         self.process = Process(command, folder / "server.log", cwd=folder)
 
     def __enter__(self) -> Self:
@@ -101,6 +107,18 @@ class CertServer:
         """``GET /cert/{name}``."""
         return self.get(f"/cert/{name}")
 
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command on the same configuration, whether the server runs or not; nobody is at its terminal."""
+        return subprocess.run(
+            [sys.executable, "-m", "ssl_cert_server", *arguments, "-c", str(self.config_file)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+            check=False,
+            cwd=self.config_file.parent,
+        )
+
     def stored(self) -> dict[str, bytes]:
         """Every file of storage that holds a value, by its key."""
         files = (path for path in self.directory.rglob("*") if path.is_file())
@@ -109,5 +127,18 @@ class CertServer:
 
 
 def acme_config(directory_url: str, ca_bundle: Path, **more: Any) -> dict[str, Any]:
-    """Configuration that issues through one CA; ``more`` holds further top-level keys."""
-    return {"acme": [{"directory_url": directory_url, "ca_bundle": str(ca_bundle)}], **more}
+    """Configuration that issues through one CA; ``more`` holds further top-level keys.
+
+    CAA isn't looked up unless ``more`` says so: the names are made up, and no question may leave this machine.
+    """
+    return cas_config(ca_entry(directory_url, ca_bundle), **more)
+
+
+def ca_entry(directory_url: str, ca_bundle: Path, **options: Any) -> dict[str, Any]:
+    """One entry of the list ``acme``, with further ``options``."""
+    return {"directory_url": directory_url, "ca_bundle": str(ca_bundle), **options}
+
+
+def cas_config(*cas: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Configuration as :func:`acme_config` makes it, for several CAs, or one with options."""
+    return {"acme": [*cas], "preflight": {"caa": False}, **more}
