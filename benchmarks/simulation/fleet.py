@@ -1,0 +1,117 @@
+"""The server's planning as it is, over certificates that hold nothing but their dates."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import cast
+
+from benchmarks.simulation.ca import SimulatedCa
+from ssl_cert_server.challenges.choice import Challenges
+from ssl_cert_server.clock import Clock
+from ssl_cert_server.errors import Unavailable
+from ssl_cert_server.issuers.acme import AcmeCa
+from ssl_cert_server.model import Certificate, Subject
+from ssl_cert_server.renewal.known import RenewalSchedule
+from ssl_cert_server.renewal.worker import RenewalWorker
+from ssl_cert_server.service.attempts import ISSUANCE_DEADLINE, Attempts, Predecessor, Wanted
+from ssl_cert_server.service.authorities import Authorities
+from ssl_cert_server.service.budget.limits import NO_LIMITS, CaLimits
+from ssl_cert_server.service.budget.planner import Budget, Priority
+from ssl_cert_server.service.ca_health import CaHealth
+from ssl_cert_server.service.issuance import AcmeCertificates
+from ssl_cert_server.service.orders import Authority, Orders
+from ssl_cert_server.service.preflight import Preflight
+from ssl_cert_server.service.records import IssuedRecord
+from ssl_cert_server.service.state import check_not_backing_off, load_state
+from ssl_cert_server.service.turns import Turns
+from ssl_cert_server.storage.leasing import leased
+from ssl_cert_server.storage.memory import MemoryStorage
+
+_TURNS = 32
+_VISITS_EVERY = 400.0
+
+
+class _Solver:
+    """Answers challenges that nobody asks for."""
+
+    type = "http-01"
+
+    async def present(self, name: str, token: str, key_authorization: str) -> None: ...
+
+    async def cleanup(self, name: str, token: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Issuance:
+    """That a certificate replaced another, at a time; None where it is a name's first."""
+
+    at: float
+    replaced: Certificate | None
+
+
+class Fleet:
+    """One server with its storage in memory.
+
+    Everything that decides when to ask the CA for what is the real thing: schedule, worker, turns, attempts with their
+    back-off, the CAs in order with their health, the budget. Only what reads and parses stored certificates is not.
+    """
+
+    def __init__(self, clock: Clock, ca: SimulatedCa, limits: CaLimits) -> None:
+        self.certificates: dict[str, Certificate] = {}
+        self.issuances: list[tuple[str, Issuance]] = []
+        self.schedule = RenewalSchedule(clock, None)
+        self._clock = clock
+        self._storage = MemoryStorage(clock)
+        self._turns = Turns(_TURNS, clock)
+        authority = Authority(cast(AcmeCa, ca), limits, CaHealth(clock))
+        budget = Budget(self._storage, clock)
+        preflight = Preflight(_NoResolver(), public_ips=(), caa=False)
+        orders = Orders(Challenges(direct=[_Solver()], dns01=None), preflight, budget, clock)
+        self.authorities = Authorities([authority], orders, budget, clock, on_demand=NO_LIMITS)
+        self._attempts = Attempts(self._storage, self.authorities, clock, deadline=ISSUANCE_DEADLINE)
+        self.worker = RenewalWorker(self.schedule, cast(AcmeCertificates, self), clock)
+
+    def stored(self, subject: Subject, certificate: Certificate) -> None:
+        """Have a certificate from before."""
+        self.certificates[subject.cert_key] = certificate
+        self.schedule.add(subject, certificate)
+
+    async def renew(
+        self,
+        subject: Subject,
+        replaces: str,  # noqa: ARG002 - no peer is ever faster here
+        priority: Priority,
+    ) -> Certificate:
+        """See :meth:`ssl_cert_server.service.issuance.AcmeCertificates.renew`."""
+        cert_key = subject.cert_key
+        async with leased(self._storage, f"certificates/{cert_key}", self._clock) as lease:
+            state = await load_state(self._storage, cert_key)
+            check_not_backing_off(subject.names[0], state, self._clock.now())
+            old = self.certificates.get(cert_key)
+            record = IssuedRecord(old.fingerprint, SimulatedCa.directory_url) if old else None
+            async with self._turns.turn(priority, suspect=state.failures > 0):
+                predecessor = Predecessor(old, record) if old and record else None
+                certificate = await self._attempts.make(Wanted(subject, priority, predecessor), state, lease)
+        self.certificates[cert_key] = certificate
+        self.issuances.append((cert_key, Issuance(self._clock.now(), old)))
+        self.schedule.add_new(subject, certificate)
+        return certificate
+
+    async def visit(self, subject: Subject, dice: random.Random) -> None:
+        """Have visitors come for a name that has no certificate, one every ten minutes or so, until it has one."""
+        while subject.cert_key not in self.certificates:
+            try:
+                await self.renew(subject, "", Priority.HANDSHAKE)
+            except Unavailable as error:
+                await self._clock.sleep(max(error.retry_after, _VISITS_EVERY) * (1 + dice.random()))
+
+
+class _NoResolver:
+    """Is never asked: neither addresses nor CAA are looked at."""
+
+    async def addresses(self, name: str) -> tuple[str, ...]:
+        raise AssertionError(name)
+
+    async def caa(self, name: str) -> tuple[()]:
+        raise AssertionError(name)
