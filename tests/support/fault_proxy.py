@@ -15,6 +15,7 @@ import time
 from asyncio.trsock import TransportSocket
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from http import HTTPStatus
@@ -183,6 +184,7 @@ class FaultProxy:
         self._connections: dict[asyncio.StreamWriter, TransportSocket] = {}
         self._told_last: dict[asyncio.StreamWriter, str] = {}
         self._refusing = 0
+        self._greeting: set[asyncio.Task[None]] = set()
 
     def __enter__(self) -> Self:
         self._thread = LoopThread("fault proxy")
@@ -220,13 +222,13 @@ class FaultProxy:
 
     async def refuse(self, seconds: float) -> None:
         """Cut every connection and refuse new ones for a while, as where the CA is being restarted."""
+        self._stop_listening()
         self._refusing += 1
-        await self._stop_listening()
         self._abort_all()
         await asyncio.sleep(seconds)
         self._refusing -= 1
         if not self._refusing:
-            await self._listen()
+            self._listen()
 
     def abort(self, writer: asyncio.StreamWriter) -> None:
         """End a connection with a TCP RST. What was sent last may not have been read yet, and is lost then."""
@@ -242,25 +244,28 @@ class FaultProxy:
     async def _open(self) -> None:
         trust = ssl.create_default_context(cafile=str(self._pebble.ca_bundle))
         self._upstream = httpx2.AsyncClient(verify=trust, timeout=30, trust_env=False)
-        await self._listen()
+        self._listen()
 
-    async def _listen(self) -> None:
-        self._accepting = asyncio.create_task(self._accept(socket.create_server(("127.0.0.1", self.port))))
+    def _listen(self) -> None:
+        # Not by asyncio's own server, nor by sock_accept: a connection that was accepted just before either is told to
+        # end belongs to nobody, and stays open.
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._listener.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
-    async def _stop_listening(self) -> None:
-        self._accepting.cancel()
-        await asyncio.wait({self._accepting})
+    def _stop_listening(self) -> None:
+        if self._refusing:
+            return
+        asyncio.get_running_loop().remove_reader(self._listener)
+        self._listener.close()
 
-    async def _accept(self, listener: socket.socket) -> None:
-        # Not by asyncio's own server: one that is closed leaks the connections that it has just accepted.
-        loop, greeting = asyncio.get_running_loop(), set[asyncio.Task[None]]()
-        with listener:
-            listener.setblocking(False)
-            while True:
-                connection, _ = await loop.sock_accept(listener)
-                task = asyncio.create_task(self._greet(connection))
-                greeting.add(task)
-                task.add_done_callback(greeting.discard)
+    def _accept(self) -> None:
+        with suppress(OSError):  # it left in the meantime
+            connection, _ = self._listener.accept()
+            connection.setblocking(False)
+            task = asyncio.create_task(self._greet(connection))
+            self._greeting.add(task)
+            task.add_done_callback(self._greeting.discard)
 
     async def _greet(self, connection: socket.socket) -> None:
         reader = asyncio.StreamReader()
@@ -271,7 +276,7 @@ class FaultProxy:
             connection.close()  # the other side left in the midst of the handshake, or the proxy ends
 
     async def _close(self) -> None:
-        await self._stop_listening()
+        self._stop_listening()
         self._abort_all()
         await self._upstream.aclose()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -71,8 +72,8 @@ async def nonceless(exchange: Exchange) -> None:
 
 
 async def stale_nonce(exchange: Exchange) -> None:
-    """A nonce that the CA doesn't know, or not any more."""
-    await exchange.send((await exchange.forward()).but(replay_nonce="c3RhbGUtYXMtYnJlYWQ"))
+    """A nonce that the CA doesn't know, or not any more; never the same, which is how repeated answers are told."""
+    await exchange.send((await exchange.forward()).but(replay_nonce=secrets.token_urlsafe(16)))
 
 
 async def captive(exchange: Exchange) -> None:
