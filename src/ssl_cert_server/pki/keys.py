@@ -55,6 +55,22 @@ def key_from_pem(pem: bytes) -> PrivateKey:
 def _load(pem: bytes) -> PrivateKeyTypes | None:
     # The library's exception may quote what it read: it is left behind here, and hangs on no other as its context.
     try:
-        return serialization.load_pem_private_key(pem, password=None)
+        # The library's own check of an RSA key takes 30 ms and more, most of it to see that the primes are prime: that
+        # is too long for the event loop.
+        key = serialization.load_pem_private_key(pem, password=None, unsafe_skip_rsa_key_validation=True)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         return None
+    return None if isinstance(key, rsa.RSAPrivateKey) and not _is_whole(key) else key
+
+
+def _is_whole(key: rsa.RSAPrivateKey) -> bool:
+    """Tell whether all the numbers belong together, for a file may be corrupt (RFC 8017 section 3.2)."""
+    numbers = key.private_numbers()
+    public, p, q, d = numbers.public_numbers, numbers.p, numbers.q, numbers.d
+    return (
+        min(p, q) > 2
+        and p * q == public.n
+        and all(d * public.e % (prime - 1) == 1 for prime in (p, q))
+        and (numbers.dmp1, numbers.dmq1) == (d % (p - 1), d % (q - 1))
+        and numbers.iqmp * q % p == 1
+    )
