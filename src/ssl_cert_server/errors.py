@@ -22,6 +22,8 @@
     └── AcmeError                the CA, or the way to it; carries ``retry_after``
         ├── CaUnreachable          no usable answer: connection, TLS, time-out
         ├── MalformedResponse      an answer that RFC 8555 doesn't allow
+        ├── CaTooSlow              the CA has not finished what it began
+        ├── AccountRefused         the CA lets us have no account
         ├── CaProblem              the CA said no, in a problem document
         ├── OrderFailed            an order or authorization ended as invalid
         │   └── ValidationFailed     the CA did not find a challenge's answer
@@ -156,6 +158,14 @@ class CaUnreachable(AcmeError):
 
 class MalformedResponse(AcmeError):
     """An answer that RFC 8555 doesn't allow."""
+
+
+class CaTooSlow(AcmeError):
+    """The CA has not finished what it began; the order may be resumed."""
+
+
+class AccountRefused(AcmeError):
+    """The CA lets us have no account, so nothing can be ordered there, for whatever name."""
 
 
 class CaProblem(AcmeError):

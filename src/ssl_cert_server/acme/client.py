@@ -158,7 +158,9 @@ class AcmeClient:
     def _distrust_directory(self, error: AcmeError) -> None:
         # The CA may have moved a resource or ended a profile; a day of the same mistake would follow.
         stale = isinstance(error, CaProblem) and (error.status == 404 or error.type == "invalidProfile")
-        if stale or isinstance(error, CaUnreachable):
+        # Fetched anew, it tells whether the CA is back before anything is spent.
+        down = isinstance(error, CaUnreachable) or (isinstance(error, CaProblem) and error.status >= 500)
+        if stale or down:
             self._directory = None
 
     async def _exchange(

@@ -7,15 +7,15 @@ from typing import Protocol, TypeVar
 
 from ssl_cert_server.acme.retry import jittered
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import AcmeError
+from ssl_cert_server.errors import CaTooSlow
 
 FIRST_DELAY = 0.3
 _MAX_DELAY = 3.0
 _MAX_WAIT = 60.0
 """Seconds. A CA that asks for more is left alone: the caller comes back and resumes the order."""
 
-_POLL_FOR = 600.0
-"""Seconds after which the CA isn't expected to finish at all."""
+_POLL_FOR = 120.0
+"""Seconds after which others, another CA above all, are not kept waiting: the caller resumes the order later."""
 
 
 class _Pollable(Protocol):
@@ -36,7 +36,8 @@ async def poll(
 ) -> _P:
     """Fetch until it is done, as often as the CA's Retry-After allows; ``retry_after`` is that of the answer at hand.
 
-    :raises AcmeError: the CA asks for a long wait (``retry_after`` says how long), or doesn't finish.
+    :raises CaTooSlow: the CA asks for a long wait (``retry_after`` says how long), or doesn't finish.
+    :raises AcmeError: what ``fetch`` raises.
     """
     give_up = clock.monotonic() + _POLL_FOR
     delay = FIRST_DELAY
@@ -47,13 +48,13 @@ async def poll(
             return state
         retry_after = state.retry_after
         delay = min(delay * 2, _MAX_DELAY)
-    raise AcmeError(f"{what}: the CA did not finish within {_POLL_FOR:g} s")
+    raise CaTooSlow(f"{what}: the CA did not finish within {_POLL_FOR:g} s")
 
 
 def _wait(retry_after: float | None, delay: float, clock: Clock, what: str) -> float:
     if retry_after is None:
         return jittered(delay, clock)
     if retry_after > _MAX_WAIT:
-        raise AcmeError(f"{what}: the CA asks to come back in {retry_after:.0f} s", retry_after=retry_after)
+        raise CaTooSlow(f"{what}: the CA asks to come back in {retry_after:.0f} s", retry_after=retry_after)
     # "Retry-After: 0" is no leave to ask without pause.
     return max(retry_after, FIRST_DELAY)

@@ -64,7 +64,8 @@ class AcmeSession:
         return await self._new_order(directory, payload)
 
     async def _new_order(self, directory: Directory, payload: dict[str, Any]) -> Order:
-        answer = await self._post(directory.new_order, payload)
+        # Each time it is sent may be another order at the CA: where it is lost twice, the budget is asked again first.
+        answer = await self._post(directory.new_order, payload, attempts=2)
         return _order(answer, answer.created("newOrder"))
 
     def _advertised(self, profile: str, directory: Directory) -> bool:

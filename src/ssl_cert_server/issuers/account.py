@@ -15,7 +15,7 @@ from ssl_cert_server.acme.client import AcmeClient
 from ssl_cert_server.acme.jose import AccountKey
 from ssl_cert_server.acme.session import AcmeSession
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import CaProblem, InvalidCertificate, StorageError
+from ssl_cert_server.errors import AccountRefused, CaProblem, InvalidCertificate, StorageError
 from ssl_cert_server.storage.base import Lease, Storage
 from ssl_cert_server.storage.leasing import leased
 
@@ -159,7 +159,7 @@ class AcmeAccount:
             if session is not None:
                 return session  # a peer was faster
             key = await self._kept_key(lease)
-            url = await self._client.new_account(key, self._contact, self._external)
+            url = await self._new_account(key)
             record = {"url": url, "directory_url": self._directory_url}
             await self._storage.put(self._place.url, json.dumps(record).encode(), lease=lease)
             session = await self._current()
@@ -167,6 +167,12 @@ class AcmeAccount:
         if session is None:
             raise StorageError(f"the account for {self._directory_url} was removed as soon as it was stored")
         return session
+
+    async def _new_account(self, key: AccountKey) -> str:
+        try:
+            return await self._client.new_account(key, self._contact, self._external)
+        except CaProblem as error:
+            raise AccountRefused(f"no account: {error}", retry_after=error.retry_after) from error
 
     async def _finish_key_change(self, lease: Lease) -> None:
         """After a crash amid a change of the key: settle which of the two the CA knows."""

@@ -57,7 +57,11 @@ async def test_directory_is_asked_for_once_by_many(bench: Bench) -> None:
     assert bench.ca.requests == ["directory"]
 
 
-@pytest.mark.parametrize("faults", [[httpx2.Response(404)], [httpx2.ConnectError("refused")] * 4], ids=["404", "down"])
+@pytest.mark.parametrize(
+    "faults",
+    [[httpx2.Response(404)], [httpx2.ConnectError("refused")] * 2, [httpx2.Response(503)] * 2],
+    ids=["404", "unreachable", "down"],
+)
 async def test_directory_is_asked_again_after_a_failure(bench: Bench, faults: list[Any]) -> None:
     bench.ca.fail("newOrder", *faults)
     with pytest.raises(AcmeError):
@@ -173,17 +177,25 @@ async def test_passing_failures_are_retried(step: str, fault: Any) -> None:
 
 async def test_a_short_retry_after_is_waited_for(bench: Bench) -> None:
     faults = [httpx2.Response(503, headers={"Retry-After": seconds}) for seconds in ("4", "0", "10")]
-    bench.ca.fail("newOrder", *faults)
-    await bench.session.new_order(["a.example"])
+    bench.ca.fail("newAccount", *faults)
+    await bench.client.new_account(bench.key)
     assert bench.clock.sleeps == [4.0, 1.0, 10.0]
 
 
 async def test_retries_end(bench: Bench) -> None:
-    bench.ca.fail("newOrder", *(httpx2.ConnectError("refused") for _ in range(10)))
+    bench.ca.fail("newAccount", *(httpx2.ConnectError("refused") for _ in range(10)))
     with pytest.raises(CaUnreachable, match="refused"):
-        await bench.session.new_order(["a.example"])
-    assert bench.ca.requests.count("newOrder") == 4
+        await bench.client.new_account(bench.key)
+    assert bench.ca.requests.count("newAccount") == 4
     assert bench.clock.sleeps == [0.5, 1.0, 2.0]
+
+
+async def test_an_order_is_sent_twice_at_the_most(bench: Bench) -> None:
+    """Each time may be another order at the CA, where the answers are lost."""
+    bench.ca.fail("newOrder", *(httpx2.ReadError("lost") for _ in range(10)))
+    with pytest.raises(CaUnreachable, match="lost"):
+        await bench.session.new_order(["a.example"])
+    assert bench.ca.requests.count("newOrder") == 2
 
 
 async def test_delays_are_jittered(bench: Bench) -> None:

@@ -11,7 +11,7 @@ from josepy.jwk import JWK
 from structlog.testing import capture_logs
 
 from ssl_cert_server.acme.jose import AccountKey
-from ssl_cert_server.errors import AcmeError, CaProblem, StorageError
+from ssl_cert_server.errors import AccountRefused, AcmeError, CaProblem, StorageError
 from ssl_cert_server.issuers.account import AccountPlace, AcmeAccount
 from tests.support.fake_ca import FakeCa, problem
 from tests.support.faulty_storage import FaultyStorage
@@ -143,7 +143,7 @@ async def test_a_refusal_is_told_and_the_next_call_tries_again(
 ) -> None:
     fake_ca.fail("newAccount", problem("rateLimited", "too many", status=429, Retry_After="77"))
     account = make_account()
-    with pytest.raises(CaProblem) as refusal:
+    with pytest.raises(AccountRefused, match="too many") as refusal:
         await account.session()
     assert refusal.value.retry_after == 77
     key = await storage.get(PLACE.key)
