@@ -99,8 +99,7 @@ class Road:
         assert not [token for token in self.proxy.tokens if token in log]
         for key, value in self.server.stored().items():
             if key.startswith("_state/"):
-                order = json.loads(value)["order"]
-                if order is not None:
+                for order in json.loads(value)["orders"]:
                     assert_no_key(order["key_pem"], log)
             elif b"PRIVATE KEY-----" in value:
                 assert_no_key(value[: value.index(b"-----END")], log)

@@ -6,9 +6,10 @@ import asyncio
 from collections import defaultdict
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.issuers.acme import KeepOrder
+from ssl_cert_server.errors import AcmeError
 from ssl_cert_server.model import Certificate, OpenOrder
-from ssl_cert_server.service.attempts import Issued, Wanted
+from ssl_cert_server.service.attempts import Issued, Wanted, ends_order
+from ssl_cert_server.service.open_orders import OpenOrders
 from tests.support.leaves import DAY, HOUR, make_certificate
 
 DIRECTORY = "https://ca.test/directory"
@@ -34,8 +35,8 @@ class ScriptedCa:
         self.behind = 0.0
         self._clock = clock
 
-    async def issue(self, wanted: Wanted, order: OpenOrder | None, on_order: KeepOrder) -> Issued:
-        name = wanted.subject.names[0]
+    async def issue(self, wanted: Wanted, orders: OpenOrders) -> Issued:
+        name, order = wanted.subject.names[0], orders.at(DIRECTORY)
         self.calls.append((name, order))
         self.wanted.append(wanted)
         self.running += 1
@@ -43,9 +44,13 @@ class ScriptedCa:
         try:
             if order is None:
                 self.orders.append(OpenOrder(DIRECTORY, f"https://ca.test/order/{len(self.orders)}", f"key of {name}"))
-                await on_order(self.orders[-1])
+                await orders.keep(self.orders[-1])
             await self.gate.wait()
             return Issued(self._outcome(wanted.subject.names), DIRECTORY, "http-01")
+        except AcmeError as error:
+            if ends_order(error):
+                orders.forget(DIRECTORY)
+            raise
         finally:
             self.running -= 1
 

@@ -32,6 +32,7 @@ from ssl_cert_server.service.issuance import AcmeCertificates
 from ssl_cert_server.service.notices import Notices
 from ssl_cert_server.service.policy import Policy, PolicyRules, SelfSignedRule, Source
 from ssl_cert_server.service.readiness import Readiness
+from ssl_cert_server.service.sweep import StateSweep
 from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.storage.base import Storage
 from ssl_cert_server.storage.directory import DirectoryStorage
@@ -114,6 +115,7 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         background = {
             "managed.watch": managed.watch,
             "notices": Notices(storage, clock, read_again).watch,
+            "state.sweep": StateSweep(storage, clock).run,
             "renewal": RenewalWorker(schedule, acme, clock).run,
             "renewal.scan": StoredCertificates(acme, storage, policy, clock).read,
             "renewal.advice": AdviceWorker(schedule, acme, engine.cas, storage, clock).run,

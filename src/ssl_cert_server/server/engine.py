@@ -60,6 +60,9 @@ async def open_engine(config: Config, storage: Storage, clock: Clock, stack: Asy
     cas = [await _open_ca(ca, storage, clock, stack) for ca in config.cas]
     budget = Budget(storage, clock)
     preflight = Preflight(resolver, public_ips=config.preflight.public_ips, caa=config.preflight.caa)
+    patience = ISSUANCE_DEADLINE
+    if dns01 is not None:
+        patience += config.challenges.dns01.propagation_timeout
     authorities = Authorities(
         [Authority(ca, _ca_limits(settings), CaHealth(clock)) for ca, settings in zip(cas, config.cas, strict=True)],
         Orders(Challenges(direct=direct, dns01=dns01), preflight, budget, clock),
@@ -71,16 +74,15 @@ async def open_engine(config: Config, storage: Storage, clock: Clock, stack: Asy
             per_exact_set=None,
             failed_authorizations=None,
         ),
+        patience=patience,
     )
     background = {"http01.left_over": http01.remove_left_over, "budget.sweep": authorities.sweep}
     if tls_alpn01 is not None:
         background["tls_alpn01.left_over"] = tls_alpn01.remove_left_over
-    deadline = ISSUANCE_DEADLINE
     if dns01 is not None:
         background["dns01.left_over"] = lambda: _hourly(dns01.remove_left_over, clock)
-        deadline += config.challenges.dns01.propagation_timeout
     return Engine(
-        Attempts(storage, authorities, clock, deadline=deadline),
+        Attempts(storage, authorities, clock, deadline=patience * (len(cas) + 1)),
         {ca.directory_url: ca for ca in cas},
         http01,
         tls_alpn01,

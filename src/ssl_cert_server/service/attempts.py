@@ -13,7 +13,7 @@ from ssl_cert_server.errors import (
     AcmeError,
     BackingOff,
     CaProblem,
-    CaUnreachable,
+    CaTooSlow,
     CertServerError,
     InvalidCertificate,
     LeaseLost,
@@ -21,13 +21,13 @@ from ssl_cert_server.errors import (
     StorageError,
     Unavailable,
 )
-from ssl_cert_server.issuers.acme import KeepOrder
-from ssl_cert_server.model import Certificate, OpenOrder, Subject
+from ssl_cert_server.model import Certificate, OpenOrder, Permission, Subject
 from ssl_cert_server.pki.x509 import check_covers, check_not_expired
 from ssl_cert_server.service.backoff import retry_at
 from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.service.ca_health import is_trouble
-from ssl_cert_server.service.records import IssuedRecord, save_record
+from ssl_cert_server.service.open_orders import OpenOrders
+from ssl_cert_server.service.records import IssuedRecord, load_record, save_record
 from ssl_cert_server.service.state import NameState, backing_off, save_state
 from ssl_cert_server.storage.base import Lease, Storage
 
@@ -71,8 +71,8 @@ class Issued:
 class CertificateAuthority(Protocol):
     """What an attempt needs of the CAs."""
 
-    async def issue(self, wanted: Wanted, order: OpenOrder | None, on_order: KeepOrder) -> Issued:
-        """Issue, going on with an open order where there is one; a new order goes to ``on_order`` first.
+    async def issue(self, wanted: Wanted, orders: OpenOrders) -> Issued:
+        """Issue, going on with an open order where there is one; new ones are kept there before they are used.
 
         :raises AcmeError: no CA could.
         :raises Unavailable: none may be asked now.
@@ -99,27 +99,46 @@ class Attempts:
         await self._store(wanted.subject, issued, lease)
         return issued.certificate
 
+    async def settle(self, subject: Subject, stored: Certificate, state: NameState, lease: Lease) -> NameState:
+        """Give ``state`` without an order that has become the ``stored`` certificate already.
+
+        A crash right after that was written left it open; gone on with, it would give the same certificate again.
+
+        :raises StorageError: what else is kept of the certificate can't be written.
+        """
+        order = next((order for order in state.orders if order.key_pem.encode() == stored.key_pem), None)
+        if order is None:
+            return state
+        record = await load_record(self._storage, subject.cert_key, stored.fingerprint)
+        if not record.directory_url:
+            record = replace(record, directory_url=order.directory_url)
+            await save_record(self._storage, subject.cert_key, record, lease)
+        settled = replace(state, orders=())
+        await save_state(self._storage, subject.cert_key, settled, lease)
+        return settled
+
     async def _issue(self, wanted: Wanted, state: NameState, lease: Lease) -> Issued:
         subject = wanted.subject
 
-        async def keep(order: OpenOrder) -> None:
-            nonlocal state
-            state = replace(state, order=order)
-            await save_state(self._storage, subject.cert_key, state, lease)
+        async def save(open_now: tuple[OpenOrder, ...]) -> None:
+            await save_state(self._storage, subject.cert_key, replace(state, orders=open_now), lease)
 
+        orders = OpenOrders(state.orders, save)
         try:
             async with asyncio.timeout(self._deadline):
-                issued = await self._ca.issue(wanted, state.order, keep)
+                issued = await self._ca.issue(wanted, orders)
             for name in subject.names:
                 check_covers(issued.certificate, name)
             check_not_expired(issued.certificate, self._clock.now())
-        except (AcmeError, InvalidCertificate) as error:
-            raise await self._failed(subject, state, error, lease) from error
+        except AcmeError as error:
+            raise await self._failed(subject, replace(state, orders=orders.all), error, lease) from error
+        except InvalidCertificate as error:
+            raise await self._failed(subject, replace(state, orders=()), error, lease) from error
         except TimeoutError as error:
-            slow = CaUnreachable(f"the CA had not finished after {self._deadline:.0f} s")
-            raise await self._failed(subject, state, slow, lease) from error
+            slow = CaTooSlow(f"the CA had not finished after {self._deadline:.0f} s")
+            raise await self._failed(subject, replace(state, orders=orders.all), slow, lease) from error
         except Unavailable as error:
-            await self._note(subject, state, error, lease)
+            await self._note(subject, replace(state, orders=orders.all), error, lease)
             raise
         except CertServerError:
             raise
@@ -127,7 +146,7 @@ class Attempts:
             # A bug of ours must not turn each request for the name into another order.
             _log.exception("certificate.crashed", name=subject.names[0])
             bug = AcmeError(f"unexpected {type(error).__name__}; the log has more")
-            raise await self._failed(subject, state, bug, lease) from error
+            raise await self._failed(subject, replace(state, orders=orders.all), bug, lease) from error
         return issued
 
     async def _failed(self, subject: Subject, state: NameState, error: Exception, lease: Lease) -> BackingOff:
@@ -141,7 +160,7 @@ class Attempts:
             failed_at=now,
             retry_at=retry_at(steps, now, self._clock.random(), retry_after),
             error=str(error),
-            order=None if _ends_order(error) else state.order,
+            orders=state.orders,
         )
         await save_state(self._storage, subject.cert_key, failed, lease)
         _log.error("certificate.failed", name=name, failures=failures, retry_at=int(failed.retry_at), reason=str(error))
@@ -150,8 +169,11 @@ class Attempts:
     async def _note(self, subject: Subject, state: NameState, error: Unavailable, lease: Lease) -> None:
         """Keep why the name waits, for who asks why: no failure is counted, and none is forgotten."""
         now = self._clock.now()
+        if subject.permission is Permission.PATTERN and not state.orders:
+            return  # or strangers, who bring up names without end, would fill storage
         if not state.failures and (not state.error or now - state.failed_at > _NOTED_EVERY):
-            await save_state(self._storage, subject.cert_key, replace(state, failed_at=now, error=str(error)), lease)
+            noted = replace(state, failed_at=now, error=str(error), expected_at=now + error.retry_after)
+            await save_state(self._storage, subject.cert_key, noted, lease)
 
     async def _store(self, subject: Subject, issued: Issued, lease: Lease) -> None:
         """Write what the CA gave, with patience: until it is written, only the open order leads back to it."""
@@ -179,6 +201,6 @@ class Attempts:
         await save_state(self._storage, subject.cert_key, NameState(), lease)
 
 
-def _ends_order(error: Exception) -> bool:
+def ends_order(error: Exception) -> bool:
     """Tell whether an order can't become a certificate any more, as far as its failure tells."""
     return isinstance(error, OrderFailed | InvalidCertificate) or (isinstance(error, CaProblem) and not error.passing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import structlog
@@ -12,17 +13,19 @@ from ssl_cert_server.errors import (
     BudgetSpent,
     CaClosed,
     CaProblem,
+    CaTooSlow,
+    CaUnreachable,
     CertServerError,
     ChallengeFailed,
     OrderFailed,
     ValidationFailed,
 )
-from ssl_cert_server.issuers.acme import KeepOrder
-from ssl_cert_server.model import OpenOrder, Subject
-from ssl_cert_server.service.attempts import Issued, Wanted
+from ssl_cert_server.model import Subject
+from ssl_cert_server.service.attempts import Issued, Wanted, ends_order
 from ssl_cert_server.service.budget.limits import CaLimits
 from ssl_cert_server.service.budget.planner import Budget, OrderKind, Taken
 from ssl_cert_server.service.ca_health import is_trouble
+from ssl_cert_server.service.open_orders import OpenOrders
 from ssl_cert_server.service.orders import Authority, Orders
 
 _log = structlog.get_logger()
@@ -36,31 +39,35 @@ class Authorities:
     """Issues from the first CA that can."""
 
     def __init__(
-        self, authorities: Sequence[Authority], orders: Orders, budget: Budget, clock: Clock, *, on_demand: CaLimits
+        self,
+        authorities: Sequence[Authority],
+        orders: Orders,
+        budget: Budget,
+        clock: Clock,
+        *,
+        on_demand: CaLimits,
+        patience: float,
     ) -> None:
-        """``on_demand`` limits what is issued for names that strangers bring up, whatever the CA allows."""
+        """``on_demand`` limits what is issued for names that strangers bring up, whatever the CA allows.
+
+        ``patience`` (seconds) is how long one CA may take, before the next has its turn.
+        """
+        self._patience = patience
         self._authorities = authorities
         self._orders = orders
         self._budget = budget
         self._clock = clock
         self._on_demand = on_demand
 
-    async def issue(self, wanted: Wanted, order: OpenOrder | None, on_order: KeepOrder) -> Issued:
+    async def issue(self, wanted: Wanted, orders: OpenOrders) -> Issued:
         """See :class:`ssl_cert_server.service.attempts.CertificateAuthority`."""
         if all(authority.health.closed_for for authority in self._authorities):
             raise self._verdict(wanted.subject, [])
-        own = await self._take_own(wanted) if order is None else None
-        placed = False
-
-        async def keep(new: OpenOrder) -> None:
-            nonlocal placed
-            placed = True
-            await on_order(new)
-
+        own = None if orders.all else await self._take_own(wanted)
         try:
-            return await self._first_that_can(wanted, order, keep)
+            return await self._first_that_can(wanted, orders)
         finally:
-            if own is not None and not placed:
+            if own is not None and not orders.placed:
                 await self._budget.give_back(own)
 
     async def sweep(self) -> None:
@@ -81,13 +88,13 @@ class Authorities:
             _ON_DEMAND, self._on_demand, wanted.subject.names, OrderKind.NEW, wanted.priority
         )
 
-    async def _first_that_can(self, wanted: Wanted, order: OpenOrder | None, on_order: KeepOrder) -> Issued:
+    async def _first_that_can(self, wanted: Wanted, orders: OpenOrders) -> Issued:
         failures: list[CertServerError] = []
-        for authority in self._in_order(order):
+        for authority in self._in_order(orders):
             if authority.health.closed_for:
                 continue
             try:
-                return await self._issue_at(authority, wanted, order, on_order)
+                return await self._issue_at(authority, wanted, orders)
             except (ValidationFailed, ChallengeFailed):
                 raise  # it would go the same way at the next CA
             except (AcmeError, BudgetSpent) as error:
@@ -95,17 +102,16 @@ class Authorities:
                 _log.warning("authority.failed", directory_url=authority.ca.directory_url, reason=str(error))
         raise self._verdict(wanted.subject, failures)
 
-    def _in_order(self, order: OpenOrder | None) -> list[Authority]:
-        """Put the CA first that has an open order."""
-        url = order.directory_url if order else None
-        return sorted(self._authorities, key=lambda authority: authority.ca.directory_url != url)
+    def _in_order(self, orders: OpenOrders) -> list[Authority]:
+        """Put the CAs first that have an open order."""
+        return sorted(self._authorities, key=lambda authority: orders.at(authority.ca.directory_url) is None)
 
-    async def _issue_at(
-        self, authority: Authority, wanted: Wanted, order: OpenOrder | None, on_order: KeepOrder
-    ) -> Issued:
+    async def _issue_at(self, authority: Authority, wanted: Wanted, orders: OpenOrders) -> Issued:
         try:
-            issued = await self._orders.fill(authority, wanted, order, on_order)
+            issued = await self._filled(authority, wanted, orders)
         except AcmeError as error:
+            if ends_order(error):
+                orders.forget(authority.ca.directory_url)
             if is_trouble(error):
                 authority.health.failed(error)
             elif isinstance(error, CaProblem | OrderFailed):
@@ -114,17 +120,31 @@ class Authorities:
         authority.health.worked()
         return issued
 
+    async def _filled(self, authority: Authority, wanted: Wanted, orders: OpenOrders) -> Issued:
+        try:
+            async with asyncio.timeout(self._patience):
+                return await self._orders.fill(authority, wanted, orders)
+        except TimeoutError as error:
+            raise CaTooSlow(f"{authority.ca.directory_url} had not finished after {self._patience:.0f} s") from error
+
     def _verdict(self, subject: Subject, failures: Sequence[CertServerError]) -> CertServerError:
         """Sum up why no CA helped."""
         if not failures:
             wait = min(authority.health.closed_for for authority in self._authorities)
             return CaClosed(f"{subject.names[0]}: every CA failed lately and is left alone for a while", wait)
-        budgets = [error for error in failures if isinstance(error, BudgetSpent)]
-        if len(failures) == 1 or not budgets:
-            return failures[0] if len(failures) == 1 else _joined(failures)
-        return min(budgets, key=lambda error: error.retry_after)
+        if len(failures) == 1:
+            return failures[0]
+        refusals = [error for error in failures if isinstance(error, AcmeError)]
+        if refusals:
+            return _joined(failures, refusals)
+        return min((error for error in failures if isinstance(error, BudgetSpent)), key=lambda spent: spent.retry_after)
 
 
-def _joined(failures: Sequence[CertServerError]) -> AcmeError:
-    waits = [error.retry_after for error in failures if isinstance(error, AcmeError) and error.retry_after is not None]
-    return AcmeError("; ".join(str(error) for error in failures), retry_after=min(waits, default=None))
+def _joined(failures: Sequence[CertServerError], refusals: Sequence[AcmeError]) -> AcmeError:
+    """Sum up why CAs that were asked refused, beside those that could not be: the name is left alone for it."""
+    words = "; ".join(str(error) for error in failures)
+    asked = [error.retry_after for error in refusals if error.retry_after is not None]
+    retry_after = min(asked) if len(asked) == len(failures) else None  # the others may be asked before
+    # That all of them are down is no fault of the name's.
+    kind = CaUnreachable if all(map(is_trouble, refusals)) else AcmeError
+    return kind(words, retry_after=retry_after)

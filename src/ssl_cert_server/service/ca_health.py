@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import AcmeError, CaProblem, CaUnreachable, MalformedResponse
+from ssl_cert_server.errors import AccountRefused, AcmeError, CaProblem, CaTooSlow, CaUnreachable, MalformedResponse
 
 _FIRST_PAUSE = 15.0
 _LONGEST_PAUSE = 600.0
@@ -35,19 +35,25 @@ class CaHealth:
     def failed(self, error: AcmeError) -> None:
         """Leave it alone: longer each time, and as long as it asks for.
 
-        One whose answer made no sense may have stumbled over this order alone, until it does so thrice in a row.
+        One whose answer made no sense, or that doesn't finish, may have stumbled over this order alone, until it does
+        so thrice in a row.
         """
-        if isinstance(error, MalformedResponse):
+        if isinstance(error, MalformedResponse | CaTooSlow):
             self._stumbles += 1
             if self._stumbles < _STUMBLES:
                 return
-        pause = min(_FIRST_PAUSE * 2**self._failures, _LONGEST_PAUSE) * (0.75 + self._clock.random() / 2)
-        self._failures = min(self._failures + 1, 10)
         asked = min(error.retry_after or 0.0, _LONGEST_OBEYED)
+        # What was under way side by side fails side by side: that is one failure.
+        pause = self.closed_for or self._next_pause()
         self._closed_until = self._clock.monotonic() + max(pause, asked)
+
+    def _next_pause(self) -> float:
+        pause = min(_FIRST_PAUSE * 2.0**self._failures, _LONGEST_PAUSE)
+        self._failures = min(self._failures + 1, 10)
+        return pause * (0.75 + self._clock.random() / 2)
 
 
 def is_trouble(error: Exception) -> bool:
     """Tell whether a failure says something about the CA rather than about the name."""
     failed = isinstance(error, CaProblem) and error.status >= 500
-    return failed or isinstance(error, CaUnreachable | MalformedResponse)
+    return failed or isinstance(error, CaUnreachable | MalformedResponse | CaTooSlow | AccountRefused)

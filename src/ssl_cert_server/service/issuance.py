@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Protocol, TypeVar
 
 import structlog
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import InvalidCertificate, NotPermitted, Overloaded
+from ssl_cert_server.errors import AskFailed, BudgetSpent, InvalidCertificate, NotPermitted, Overloaded
 from ssl_cert_server.model import Certificate, CertificateType, Permission, Subject
 from ssl_cert_server.pki.x509 import check_covers, check_not_expired, parse_certificate
 from ssl_cert_server.service.attempts import Attempts, Predecessor, Wanted
@@ -80,11 +80,10 @@ class AcmeCertificates:
             return certificate
         certificate = await self._elsewhere(name, subject)
         if certificate is not None:
-            self._issuances.start(subject.cert_key, lambda: self._issue(subject, Priority.PRELOAD, ""))
+            await self._issue_beside(subject, certificate)
             return certificate
         await self._check_permitted(subject)
-        state = await load_state(self._storage, subject.cert_key)
-        check_not_backing_off(subject.names[0], state, self._clock.now())
+        await self._check_not_backing_off(subject)
         return await self._join(subject, priority, replaces="")
 
     async def renew(self, subject: Subject, replaces: str, priority: Priority = Priority.RENEWAL) -> Certificate:
@@ -123,19 +122,42 @@ class AcmeCertificates:
                     return certificate
         return None
 
+    async def _issue_beside(self, subject: Subject, elsewhere: Certificate) -> None:
+        """Have a subject's own certificate issued while another one answers for it.
+
+        Where that fails, it is left to renewal: the other one's successor is the subject's own.
+
+        :raises NotPermitted: ``ask`` says no.
+        """
+        with suppress(AskFailed):  # without a verdict it serves on
+            await self._check_permitted(subject)
+            self._on_known(subject, elsewhere)
+            if not self._issuances.full:
+                self._issuances.start(subject.cert_key, lambda: self._issue_unasked(subject))
+
     async def _read(self, cert_key: str, names: tuple[str, ...]) -> Certificate | None:
+        certificate = await self._parsed(cert_key)
+        return certificate if certificate and self._usable(cert_key, certificate, names) else None
+
+    async def _parsed(self, cert_key: str) -> Certificate | None:
         pem = await self._storage.get(cert_key)
         if pem is None:
             return None
         try:
-            certificate = parse_certificate(pem)
+            return parse_certificate(pem)
+        except InvalidCertificate as error:
+            _log.warning("certificate.unusable", cert_key=cert_key, reason=str(error))
+            return None
+
+    def _usable(self, cert_key: str, certificate: Certificate, names: tuple[str, ...]) -> bool:
+        try:
             for name in names:
                 check_covers(certificate, name)
             check_not_expired(certificate, self._clock.now())
         except InvalidCertificate as error:
             _log.warning("certificate.unusable", cert_key=cert_key, reason=str(error))
-            return None
-        return certificate
+            return False
+        return True
 
     async def _check_permitted(self, subject: Subject, *, fresh: bool = False) -> None:
         if subject.permission is not Permission.ASK:
@@ -143,22 +165,45 @@ class AcmeCertificates:
         if self._ask is None or not await self._ask.permitted(subject.names[0], fresh=fresh):
             raise NotPermitted(f"{subject.names[0]} is not permitted here")
 
+    async def _check_not_backing_off(self, subject: Subject) -> None:
+        state = await load_state(self._storage, subject.cert_key)
+        check_not_backing_off(subject.names[0], state, self._clock.now())
+
     async def _join(self, subject: Subject, priority: Priority, replaces: str) -> Certificate:
         cert_key = subject.cert_key
-        if self._issuances.full and cert_key not in self._issuances:
+        # Renewals come a few at a time, and some of them can't wait.
+        if priority is Priority.HANDSHAKE and self._issuances.full and cert_key not in self._issuances:
             raise Overloaded(f"{subject.names[0]}: {_WAITING} issuances wait already", _OVERLOADED_RETRY)
+        joined = cert_key in self._issuances
+        try:
+            return await self._issuances.join(cert_key, lambda: self._issue(subject, priority, replaces))
+        except BudgetSpent:
+            if not joined:
+                raise
+        # Whoever began it may have had to leave more of the budget to others.
         return await self._issuances.join(cert_key, lambda: self._issue(subject, priority, replaces))
+
+    async def _issue_unasked(self, subject: Subject) -> Certificate:
+        """Issue what nobody waits for."""
+        await self._check_not_backing_off(subject)
+        return await self._issue(subject, Priority.PRELOAD, "")
 
     async def _issue(self, subject: Subject, priority: Priority, replaces: str) -> Certificate:
         name, cert_key = subject.names[0], subject.cert_key
         async with self._patiently(name, leased(self._storage, f"certificates/{cert_key}", self._clock)) as lease:
-            certificate = await self._read(cert_key, subject.names)
-            if certificate is None or certificate.fingerprint == replaces:
+            certificate = await self._parsed(cert_key)
+            if not (
+                certificate
+                and certificate.fingerprint != replaces
+                and self._usable(cert_key, certificate, subject.names)
+            ):
                 state = await load_state(self._storage, cert_key)
                 check_not_backing_off(name, state, self._clock.now())
                 # Who waits for a peer's lease keeps no turn from the other names.
                 async with self._patiently(name, self._turns.turn(priority, suspect=state.failures > 0)):
                     await self._storage.check_writable()
+                    if certificate is not None:
+                        state = await self._attempts.settle(subject, certificate, state, lease)
                     wanted = Wanted(subject, priority, await self._predecessor(subject, certificate))
                     certificate = await self._attempts.make(wanted, state, lease)
         self._on_stored(subject, certificate)

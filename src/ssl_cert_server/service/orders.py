@@ -7,15 +7,17 @@ from dataclasses import dataclass
 import structlog
 
 from ssl_cert_server.acme.ari import ari_id
+from ssl_cert_server.acme.authorize import ChallengeChoice
 from ssl_cert_server.challenges.choice import Challenges
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import CaProblem, OrderFailed, PreflightFailed, ValidationFailed
-from ssl_cert_server.issuers.acme import AcmeCa, CaTerms, KeepOrder
+from ssl_cert_server.errors import AcmeError, BudgetSpent, CaProblem, PreflightFailed, ValidationFailed
+from ssl_cert_server.issuers.acme import AcmeCa, CaTerms
 from ssl_cert_server.model import Certificate, OpenOrder
-from ssl_cert_server.service.attempts import Issued, Wanted
+from ssl_cert_server.service.attempts import Issued, Wanted, ends_order
 from ssl_cert_server.service.budget.limits import CaLimits
-from ssl_cert_server.service.budget.planner import Budget, OrderKind
-from ssl_cert_server.service.ca_health import CaHealth
+from ssl_cert_server.service.budget.planner import Budget, OrderKind, Taken
+from ssl_cert_server.service.ca_health import CaHealth, is_trouble
+from ssl_cert_server.service.open_orders import OpenOrders
 from ssl_cert_server.service.preflight import Preflight
 
 _log = structlog.get_logger()
@@ -47,70 +49,94 @@ class Orders:
         self._budget = budget
         self._clock = clock
 
-    async def fill(self, authority: Authority, wanted: Wanted, order: OpenOrder | None, on_order: KeepOrder) -> Issued:
-        """Get a certificate, by ``order`` where it is this CA's and still of use.
+    async def fill(self, authority: Authority, wanted: Wanted, orders: OpenOrders) -> Issued:
+        """Get a certificate, by the open order at this CA where there is one that is still of use.
 
         :raises AcmeError: the CA refused, or could not be reached.
         :raises BudgetSpent: its limits leave no room now.
         """
-        # It has to be reached before its budget is touched: an outage must not use that up.
         terms = await authority.ca.terms()
+        account, names = _account(authority, terms.account_url), wanted.subject.names
         methods = await self._methods(wanted, terms)
-        resumable = order if order and order.directory_url == authority.ca.directory_url else None
+        resumable = orders.at(authority.ca.directory_url)
         used: dict[str, str] = {}
+        failed: ValidationFailed | None = None
         while True:
             try:
                 certificate = None
                 if resumable is not None:
                     choice = self._challenges.among(methods, used)
-                    certificate = await authority.ca.resume(wanted.subject.names, choice, resumable)
+                    certificate = await authority.ca.resume(names, choice, resumable)
                 if certificate is None:
-                    certificate = await self._order(authority, terms, wanted, methods, used, on_order)
+                    choice = self._challenges.among(methods, used)
+                    certificate = await self._order(authority, account, wanted, choice, orders)
                 # Nothing was presented where the CA knew the names well enough.
-                proven = used.get(wanted.subject.names[0], "")
-                return Issued(certificate, authority.ca.directory_url, proven)
+                return Issued(certificate, authority.ca.directory_url, used.get(names[0], ""))
             except ValidationFailed as error:
-                account = _account(authority, terms.account_url)
                 await self._budget.authorization_failed(account, authority.limits, error.name)
                 methods = _without(methods, error)
-                resumable = None
+                resumable, failed = None, error
+            except BudgetSpent:
+                if failed is None:
+                    raise
+                # There is no room to try the next type now. The name failed, and is left alone as one that did.
+                raise failed from None
+            except CaProblem as error:
+                await self._budget.refused(account, authority.limits, names, error)
+                raise
 
     async def _order(
         self,
         authority: Authority,
-        terms: CaTerms,
+        account: str,
         wanted: Wanted,
-        methods: Methods,
-        used: dict[str, str],
-        on_order: KeepOrder,
+        choice: ChallengeChoice,
+        orders: OpenOrders,
     ) -> Certificate:
-        account, names = _account(authority, terms.account_url), wanted.subject.names
+        names = wanted.subject.names
         replaces, kind = self._renewal(authority, wanted)
         taken = await self._budget.take(account, authority.limits, names, kind, wanted.priority)
-        choice = self._challenges.among(methods, used)
+        placed = False
+
+        async def keep(order: OpenOrder) -> None:
+            nonlocal placed
+            placed = True
+            await orders.keep(order)
+
         try:
             certificate = await authority.ca.issue(
-                names, wanted.subject.family, choice, replaces=replaces, on_order=on_order
+                names, wanted.subject.family, choice, replaces=replaces, on_order=keep
             )
-        except OrderFailed:
-            await self._budget.order_failed(taken)
-            raise
-        except CaProblem as error:
-            await self._budget.refused(account, authority.limits, names, error)
+        except AcmeError as error:
+            await self._settle(taken, error, placed=placed)
             raise
         self._budget.succeeded(account)
         return certificate
 
+    async def _settle(self, taken: Taken, error: AcmeError, *, placed: bool) -> None:
+        """Put back what a failed order did not cost: a CA's bad hour must not use up a week's certificates."""
+        if placed and not ends_order(error):
+            return  # a certificate may come of it yet
+        if placed or is_trouble(error):  # of an order whose answer was lost nobody knows, so it counts as one
+            await self._budget.order_failed(taken)
+        else:
+            await self._budget.give_back(taken)
+
     def _renewal(self, authority: Authority, wanted: Wanted) -> tuple[str | None, OrderKind]:
         """Tell what the order replaces, and as what the CA's limits count it: a renewal only where it issued before."""
         predecessor = wanted.predecessor
-        if predecessor is None or predecessor.record.directory_url != authority.ca.directory_url:
+        # Of a certificate from before this server's time nobody knows the issuer: the one we have is as good a guess
+        # as any, and a CA that disagrees says so.
+        if predecessor is None or predecessor.record.directory_url not in ("", authority.ca.directory_url):
             return None, OrderKind.NEW
+        same = predecessor.certificate.names == frozenset(wanted.subject.names)
+        kind = OrderKind.RENEWAL if same else OrderKind.NEW
+        if not predecessor.record.directory_url or self._clock.now() >= predecessor.certificate.not_after:
+            return None, kind
         replaces = ari_id(predecessor.certificate.chain_pem)
         if replaces is not None and predecessor.record.window_holds(self._clock.now()):
             return replaces, OrderKind.ARI
-        same = predecessor.certificate.names == frozenset(wanted.subject.names)
-        return replaces, OrderKind.RENEWAL if same else OrderKind.NEW
+        return replaces, kind
 
     async def _methods(self, wanted: Wanted, terms: CaTerms) -> Methods:
         """Settle the challenge types: what the name and the configuration allow, less what is bound to fail."""
@@ -138,10 +164,11 @@ def _account(authority: Authority, account_url: str) -> str:
 def _without(methods: Methods, error: ValidationFailed) -> Methods:
     """Go on without the challenge type that failed.
 
-    :raises ValidationFailed: no other one is left for the name.
+    :raises ValidationFailed: no other one is left for the name, or none that was tried here failed.
     """
-    left = tuple(kind for kind in methods.get(error.name, ()) if kind != error.challenge)
-    if not left:
+    tried = methods.get(error.name, ())
+    left = tuple(kind for kind in tried if kind != error.challenge)
+    if not left or left == tried:
         raise error
     _log.warning("authority.other_challenge", name=error.name, failed=error.challenge, next=left[0], reason=str(error))
     return {**methods, error.name: left}

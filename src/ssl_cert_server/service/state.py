@@ -1,4 +1,4 @@
-"""What is kept of a name beside its certificate: failures in a row, and an order that is still open."""
+"""What is kept of a name beside its certificate: failures in a row, and orders that are still open."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class NameState:
-    """Times are Unix seconds; ``failed_at`` and ``error`` are of the last failure, in words that may be shown."""
+    """Times are Unix seconds; ``failed_at`` and ``error`` are of the last failure, in words that may be shown.
+
+    ``expected_at`` is when what only waits (for room in a budget, for a CA that is down) may go on; nothing that comes
+    before then is refused for it.
+    """
 
     failures: int = 0
     failed_at: float = 0.0
     retry_at: float = 0.0
     error: str = ""
-    order: OpenOrder | None = None
+    orders: tuple[OpenOrder, ...] = ()
+    expected_at: float = 0.0
 
 
 def check_not_backing_off(name: str, state: NameState, now: float) -> None:
@@ -51,7 +56,7 @@ async def load_state(storage: Storage, cert_key: str) -> NameState:
         return NameState()
     try:
         return _parse(stored)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         # Not `key=`: what stands under that word is blanked in the log.
         _log.warning(
             "state.unreadable", cert_key=cert_key, state_key=_key(cert_key), remedy="it is ignored and written anew"
@@ -72,13 +77,15 @@ async def save_state(storage: Storage, cert_key: str, state: NameState, lease: L
 
 def _parse(stored: bytes) -> NameState:
     fields = json.loads(stored)
-    order = fields["order"]
+    # Before there could be several, there was one or none.
+    orders = fields["orders"] if "orders" in fields else filter(None, [fields["order"]])
     return NameState(
         failures=int(fields["failures"]),
         failed_at=float(fields.get("failed_at", 0.0)),
         retry_at=float(fields["retry_at"]),
         error=str(fields["error"]),
-        order=OpenOrder(**{key: str(value) for key, value in order.items()}) if isinstance(order, dict) else None,
+        orders=tuple(OpenOrder(**{key: str(value) for key, value in order.items()}) for order in orders),
+        expected_at=float(fields.get("expected_at", 0.0)),
     )
 
 

@@ -43,7 +43,7 @@ class Turns:
     """
 
     def __init__(self, slots: int, clock: Clock, *, max_waiting: int = _WAITING) -> None:
-        """``max_waiting`` is for those that aren't suspect."""
+        """``max_waiting`` is for handshakes whose names aren't suspect."""
         self._slots = slots
         self._clock = clock
         self._arrivals = itertools.count()
@@ -64,7 +64,8 @@ class Turns:
             self._leave(lane)
 
     async def _enter(self, lane: _Lane, priority: Priority) -> None:
-        if self._must_wait(lane) and len(lane.waiting) >= lane.places:
+        # Who isn't a visitor comes a few at a time anyway, and has no page to load again.
+        if priority is Priority.HANDSHAKE and self._must_wait(lane) and len(lane.waiting) >= lane.places:
             raise Overloaded(f"{lane.places} issuances wait for their turn already", self._retry_after())
         waiter = _Waiter(priority, next(self._arrivals), asyncio.get_running_loop().create_future())
         bisect.insort(lane.waiting, waiter)

@@ -50,6 +50,17 @@ _REMEDIES = tuple(
             r"(?i)external ?account",
             "the CA wants an account bound to yours at its own site: set acme[].eab to the key id and key it gave",
         ),
+        (
+            r": no room for more ",
+            "wait, or configure another CA after this one; a limit of your own (on_demand) can be raised",
+        ),
+        (
+            r"every CA failed lately|(?:Connect|Read|Write|Pool)(?:Error|Timeout)|no answer within|HTTP 5\d\d"
+            r"|(?:did|had) not finish",
+            "the CA, or the way to it, is down: see that this machine reaches it (HTTPS, DNS, HTTPS_PROXY), or "
+            "configure another CA after it",
+        ),
+        (r"^no account: ", "the CA lets this server have no account: see acme[].email, acme[].eab and its terms"),
         (r"\bpublic_ips\b", "have the owner of the name point it here, or correct preflight.public_ips"),
     )
 )
@@ -129,8 +140,7 @@ async def _advice(cert_key: str, certificate: Certificate, storage: Storage) -> 
 async def _history(subject: Subject, storage: Storage, now: float) -> list[str]:
     state = await load_state(storage, subject.cert_key)
     lines = []
-    if state.order is not None:
-        lines.append(f"open:   order {state.order.order_url}; the next attempt goes on with it")
+    lines += [f"open:   order {order.order_url}; the next attempt goes on with it" for order in state.orders]
     if state.error and not state.failures:
         lines.append(f"waits:  {_time(state.failed_at)}: {state.error}")
     elif state.error:
@@ -144,6 +154,8 @@ async def _history(subject: Subject, storage: Storage, now: float) -> list[str]:
 def _next(state: NameState, now: float) -> str:
     if state.failed_at <= now < state.retry_at:
         return f"tried again from {_time(state.retry_at)}; requests before then are refused"
+    if not state.failures and now < state.expected_at:
+        return f"there may be room from {_time(state.expected_at)}; a request or a renewal then has it issued"
     return "tried again at the next request or renewal"
 
 

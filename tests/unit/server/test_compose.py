@@ -27,6 +27,7 @@ BACKGROUND = {
     "renewal.advice",
     "http01.left_over",
     "budget.sweep",
+    "state.sweep",
 }
 
 

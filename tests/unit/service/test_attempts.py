@@ -66,7 +66,7 @@ def it() -> Room:
 
 
 async def test_certificate_record_and_state_are_kept(it: Room) -> None:
-    certificate = await it.make(NameState(failures=3, error="before", order=ORDER))
+    certificate = await it.make(NameState(failures=3, error="before", orders=(ORDER,)))
     assert it.ca.calls == [(NAME, ORDER)]
     assert await it.storage.get(SUBJECT.cert_key) == certificate.stored
     record = await load_record(it.storage, SUBJECT.cert_key, certificate.fingerprint)
@@ -89,7 +89,7 @@ async def test_a_record_that_cannot_be_written_leaves_certificate_and_order(it: 
     with pytest.raises(StorageError):
         await it.make()
     assert await it.storage.get(SUBJECT.cert_key) is not None
-    assert (await it.state()).order == it.ca.orders[0]
+    assert (await it.state()).orders == (it.ca.orders[0],)
 
 
 async def test_a_certificate_without_one_of_the_names_is_refused(it: Room) -> None:
@@ -118,11 +118,11 @@ async def test_what_is_the_cas_own_does_not_count_and_waits_ten_minutes_at_most(
 
 
 async def test_an_order_whose_challenge_failed_is_not_gone_on_with(it: Room) -> None:
-    assert (await it.fail(NOT_FOUND)).order is None
+    assert (await it.fail(NOT_FOUND)).orders == ()
 
 
 async def test_one_that_was_not_begun_is(it: Room) -> None:
-    assert (await it.fail(PreflightFailed("CAA forbids it"), NameState(order=ORDER))).order == ORDER
+    assert (await it.fail(PreflightFailed("CAA forbids it"), NameState(orders=(ORDER,)))).orders == (ORDER,)
 
 
 async def test_a_lease_lost_amid_storing_is_not_tried_again(it: Room) -> None:
@@ -130,7 +130,7 @@ async def test_a_lease_lost_amid_storing_is_not_tried_again(it: Room) -> None:
     it.storage.steal("certificates/*.a.com")
     before = [*it.clock.sleeps]
     with pytest.raises(LeaseLost):
-        await it.make(NameState(order=ORDER))
+        await it.make(NameState(orders=(ORDER,)))
     assert it.clock.sleeps == before
 
 

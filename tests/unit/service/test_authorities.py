@@ -16,6 +16,7 @@ from ssl_cert_server.challenges.choice import Challenges
 from ssl_cert_server.challenges.dns01.solver import Dns01
 from ssl_cert_server.dns.resolver import CaaRecord
 from ssl_cert_server.errors import (
+    AccountRefused,
     AcmeError,
     BudgetSpent,
     CaClosed,
@@ -34,16 +35,18 @@ from ssl_cert_server.service.attempts import Issued, Predecessor, Wanted
 from ssl_cert_server.service.authorities import Authorities
 from ssl_cert_server.service.budget.limits import NO_LIMITS, CaLimits, Limit
 from ssl_cert_server.service.budget.planner import Budget, Priority
-from ssl_cert_server.service.ca_health import CaHealth
+from ssl_cert_server.service.ca_health import CaHealth, is_trouble
+from ssl_cert_server.service.open_orders import OpenOrders
 from ssl_cert_server.service.orders import Authority, Orders
 from ssl_cert_server.service.preflight import Preflight
 from ssl_cert_server.service.records import IssuedRecord
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaves import DAY, HOUR, make_certificate
-from tests.support.loop_time import settle
+from tests.support.loop_time import LoopTime, settle
 
 WEEK = 7 * DAY
+PATIENCE = 300.0
 REFUSED = CaProblem("the CA said no", type="rejectedIdentifier", status=403)
 DOWN = [
     CaUnreachable("connection refused"),
@@ -125,6 +128,8 @@ class ScriptedAcme(AcmeCa):
         self.resumed: list[str] = []
         self.asked = 0
         self.registered = True
+        self.refusals: list[Exception] = []
+        self.hangs = False
 
     async def terms(self) -> CaTerms:
         self.asked += 1
@@ -145,9 +150,13 @@ class ScriptedAcme(AcmeCa):
         on_order: KeepOrder,
     ) -> Certificate:
         types = {name: tuple(solver.type for solver in choice(name)) for name in names}
+        if self.refusals:
+            raise self.refusals.pop(0)
         self.orders.append(Ordered(types, replaces, family))
         await on_order(OpenOrder(self.directory_url, f"https://{self.identity}/order/{len(self.orders)}", "key"))
         await _prove(names, choice)
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.outcomes:
             raise self.outcomes.pop(0)
         return make_certificate(*names)
@@ -187,13 +196,15 @@ class Room:
             budget,
             self.clock,
             on_demand=on_demand,
+            patience=PATIENCE,
         )
 
     async def issue(self, wanted: Wanted | None = None, order: OpenOrder | None = None) -> Issued:
-        return await self.authorities.issue(wanted or want(), order, self._keep)
+        self.open = OpenOrders([order] if order else [], self._save)
+        return await self.authorities.issue(wanted or want(), self.open)
 
-    async def _keep(self, order: OpenOrder) -> None:
-        self.kept.append(order)
+    async def _save(self, orders: tuple[OpenOrder, ...]) -> None:
+        self.kept.append(orders[-1])
 
     @property
     def ordered(self) -> list[int]:
@@ -280,7 +291,45 @@ class TestOrder:
             ca.outcomes = [CaProblem(f"{ca.identity} said no", type="x", status=403, retry_after=wait)]
         with pytest.raises(AcmeError, match=r"ca-1\.test said no; ca-2\.test said no; ca-3\.test said no") as failure:
             await it.issue()
-        assert failure.value.retry_after == 300
+        assert failure.value.retry_after is None  # the first one may be asked before
+
+    async def test_where_all_are_down_it_is_no_fault_of_the_names(self) -> None:
+        it = Room(NO_LIMITS, NO_LIMITS)
+        for ca, error in zip(it.cas, DOWN, strict=True):
+            ca.down = error
+        with pytest.raises(AcmeError, match="connection refused; down") as failure:
+            await it.issue()
+        assert is_trouble(failure.value)
+
+    async def test_one_that_hangs_keeps_nobody_from_the_next(self) -> None:
+        it, time = Room(NO_LIMITS, NO_LIMITS), LoopTime()
+        it.cas[0].hangs = True
+        for _ in range(3):
+            issuing = asyncio.create_task(it.issue())
+            await settle()
+            await time.advance(PATIENCE)
+            assert (await issuing).directory_url == it.cas[1].directory_url
+        assert it.health[0].closed_for > 0
+
+    async def test_its_order_is_kept_beside_that_at_the_next(self) -> None:
+        it, time = Room(NO_LIMITS, NO_LIMITS), LoopTime()
+        it.cas[0].hangs = True
+        it.cas[1].outcomes = [OrderFailed("the CA changed its mind")]
+        issuing = asyncio.create_task(it.issue())
+        await settle()
+        await time.advance(PATIENCE)
+        with pytest.raises(AcmeError):
+            await issuing
+        assert [order.directory_url for order in it.open.all] == [it.cas[0].directory_url]
+
+    async def test_one_that_gives_no_account_is_left_alone(self) -> None:
+        """Asked for every name, it would give none for longer."""
+        it = Room(NO_LIMITS, NO_LIMITS)
+        it.cas[0].down = AccountRefused("no account: too many registrations", retry_after=900)
+        for name in ("a.com", "b.com", "c.com"):
+            assert (await it.issue(want(name))).directory_url == it.cas[1].directory_url
+        assert it.cas[0].asked == 1
+        assert it.health[0].closed_for == 900
 
     async def test_storage_that_fails_is_no_reason_to_ask_another(self) -> None:
         it = Room(ONE_ORDER, NO_LIMITS)
@@ -450,12 +499,14 @@ class TestBudget:
         it.clock.jump(spent.value.retry_after)
         assert (await it.issue(want("c.com"))).directory_url == it.cas[1].directory_url
 
-    async def test_a_spent_budget_tells_more_than_a_failure(self) -> None:
+    async def test_a_refusal_counts_though_another_has_no_room(self) -> None:
+        """Else each request would place another order at the one that refuses."""
         it = Room(ONE_ORDER, NO_LIMITS)
         await it.issue()
         it.cas[1].outcomes = [REFUSED]
-        with pytest.raises(BudgetSpent):
+        with pytest.raises(AcmeError, match=r"no room for more new orders .*; the CA said no") as refusal:
             await it.issue()
+        assert not is_trouble(refusal.value)
 
     async def test_an_outage_uses_nothing_up(self) -> None:
         it = Room(ONE_ORDER)
@@ -467,6 +518,49 @@ class TestBudget:
         it.cas[0].down = None
         assert await it.buckets() == []
         await it.issue()
+
+    @pytest.mark.parametrize("error", DOWN)
+    async def test_what_was_never_ordered_counts_no_certificate(self, error: AcmeError) -> None:
+        """Else a bad quarter of an hour would use up what a name has for a week."""
+        it = Room(replace(NO_LIMITS, per_exact_set=Limit(1, WEEK), per_registered_domain=Limit(1, WEEK)))
+        it.cas[0].refusals = [error] * 20
+        for _ in range(20):
+            with pytest.raises(type(error)):
+                await it.issue()
+            await it.clock.advance(700)
+        await it.issue()
+
+    async def test_an_order_whose_answer_was_lost_may_have_been_counted(self) -> None:
+        it = Room(ONE_ORDER)
+        it.cas[0].refusals = [DOWN[0]]
+        with pytest.raises(CaUnreachable):
+            await it.issue()
+        await it.clock.advance(16)
+        with pytest.raises(BudgetSpent):
+            await it.issue()
+
+    async def test_what_the_ca_refused_costs_nothing(self) -> None:
+        it = Room(CaLimits(Limit(1, WEEK), Limit(1, WEEK), Limit(1, WEEK), None))
+        it.cas[0].refusals = [REFUSED] * 20
+        for number in range(20):
+            with pytest.raises(CaProblem):
+                await it.issue(want(f"x{number}.a.com"))
+        await it.issue(want("good.a.com"))
+
+    async def test_a_name_fails_though_there_is_no_room_for_the_next_challenge(self) -> None:
+        """Else a dead name would be ordered again as soon as there is, all day long."""
+        it = Room(replace(NO_LIMITS, failed_authorizations=Limit(1, HOUR)))
+        it.cas[0].outcomes = [not_found("http-01")]
+        with pytest.raises(ValidationFailed):
+            await it.issue()
+        assert it.ordered == [1]
+
+    async def test_a_failure_of_what_was_not_tried_ends_it(self) -> None:
+        it = Room(NO_LIMITS)
+        it.cas[0].outcomes = [not_found("dns-persist-01")]
+        with pytest.raises(ValidationFailed):
+            await it.issue()
+        assert it.ordered == [1]
 
     async def test_an_order_that_failed_counts_no_certificate(self) -> None:
         it = Room(replace(NO_LIMITS, per_exact_set=Limit(1, WEEK), per_registered_domain=Limit(1, WEEK)))
@@ -552,6 +646,23 @@ class TestRenewals:
             await it.issue(want(predecessor=self.predecessor(it.cas[0], current=True)))
         with pytest.raises(BudgetSpent):
             await it.issue()
+
+    async def test_one_from_before_is_none_either_and_is_not_named(self) -> None:
+        """What was taken over would else be new at a CA that knows better: 50 names of a domain a week."""
+        it = Room(self.limits)
+        await it.issue()
+        known = self.predecessor(it.cas[0], current=True)
+        await it.issue(want(predecessor=Predecessor(known.certificate, IssuedRecord(known.certificate.fingerprint))))
+        assert it.cas[0].orders[1].replaces is None
+
+    async def test_one_that_expired_is_none_either_and_is_not_named(self) -> None:
+        it = Room(self.limits)
+        await it.issue()
+        known = self.predecessor(it.cas[0])
+        it.clock.jump(90 * DAY)
+        await it.issue()
+        await it.issue(want(predecessor=known))
+        assert [order.replaces for order in it.cas[0].orders] == [None] * 3
 
     async def test_one_of_other_names_is_a_new_order(self) -> None:
         it = Room(self.limits)

@@ -55,6 +55,12 @@ def problem(detail: str, retry_after: float | None = None) -> CaProblem:
             LimitKind.FAILED_AUTHORIZATIONS,
             ["b.example.org"],
         ),
+        (
+            "Your account is temporarily prevented from requesting certificates for b.example.org, 192.0.2.1 and "
+            "possibly others. Please visit: https://portal.example/unpause",
+            LimitKind.FAILED_AUTHORIZATIONS,
+            ["192.0.2.1", "b.example.org"],
+        ),
     ],
 )
 def test_the_words_of_lets_encrypt(detail: str, kind: LimitKind, subjects: list[str]) -> None:
@@ -64,6 +70,11 @@ def test_the_words_of_lets_encrypt(detail: str, kind: LimitKind, subjects: list[
 @pytest.mark.parametrize("detail", ["", "slow down", "Rate limit for '/acme/new-order' reached", "too many requests"])
 def test_words_that_say_no_limit(detail: str) -> None:
     assert refused_scopes(problem(detail), NAMES) == []
+
+
+def test_a_paused_name_is_tried_once_a_day() -> None:
+    paused = problem("Your account is temporarily prevented from requesting certificates for b.example.org")
+    assert refused_for(paused) == 86_400
 
 
 @pytest.mark.parametrize(("asked", "closed"), [(None, 3600.0), (0.0, 0.0), (-9.0, 0.0), (20.0, 20.0), (1e9, 604_800.0)])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from ssl_cert_server.errors import (
     AcmeError,
     CaProblem,
+    CaTooSlow,
     CaUnreachable,
     ChallengeFailed,
     InvalidCertificate,
@@ -39,6 +40,22 @@ async def test_it_is_left_alone_longer_each_time(health: CaHealth, clock: Manual
         await clock.advance(health.closed_for)
         assert health.closed_for == 0
     assert pauses == [15, 30, 60, 120, 240, 480, 600, 600]
+
+
+async def test_what_fails_side_by_side_is_one_failure(health: CaHealth, clock: ManualClock) -> None:
+    for _ in range(8):
+        health.failed(ERROR)
+        await clock.advance(1)
+    assert health.closed_for == 7
+    health.failed(CaUnreachable("busy", retry_after=100))
+    assert health.closed_for == 100
+
+
+@pytest.mark.parametrize("error", [MalformedResponse("what?"), CaTooSlow("not finished")])
+async def test_one_that_stumbles_over_an_order_is_asked_for_others(health: CaHealth, error: AcmeError) -> None:
+    for expected in (0, 0, 15):
+        health.failed(error)
+        assert health.closed_for == expected
 
 
 async def test_the_pause_ends_by_itself(health: CaHealth, clock: ManualClock) -> None:

@@ -30,7 +30,7 @@ from ssl_cert_server.service.attempts import ISSUANCE_DEADLINE, Attempts, Predec
 from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.service.issuance import _WAIT_DEADLINE, AcmeCertificates
 from ssl_cert_server.service.records import IssuedRecord
-from ssl_cert_server.service.state import NameState, load_state
+from ssl_cert_server.service.state import NameState, load_state, save_state
 from ssl_cert_server.service.turns import Turns
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
@@ -292,10 +292,10 @@ class TestOnTheFly:
         it.ca.gate.clear()
         asking = asyncio.create_task(it.one.obtain())
         await settle()
-        assert (await it.state()).order == it.ca.orders[0]
+        assert (await it.state()).orders == (it.ca.orders[0],)
         it.ca.gate.set()
         await asking
-        assert (await it.state()).order is None
+        assert (await it.state()).orders == ()
 
     async def test_an_order_that_cannot_be_kept_is_not_worked_on(self, it: Fleet) -> None:
         it.storage.break_down("put")
@@ -401,7 +401,7 @@ class TestFailures:
     async def test_an_unreachable_ca_keeps_the_order_and_it_is_resumed(self, it: Fleet) -> None:
         error = await it.fail(UNREACHABLE)
         order = it.ca.orders[0]
-        assert (await it.state()).order == order
+        assert (await it.state()).orders == (order,)
         it.clock.jump(error.retry_after)
         assert (await it.another().obtain()).names == {NAME}
         assert it.ca.calls == [(NAME, None), (NAME, order)]
@@ -410,14 +410,14 @@ class TestFailures:
     @pytest.mark.parametrize("error", [MalformedResponse("not JSON"), AcmeError("too slow"), BUSY, RuntimeError("bug")])
     async def test_so_does_whatever_may_pass(self, it: Fleet, error: Exception) -> None:
         await it.fail(error)
-        assert (await it.state()).order == it.ca.orders[0]
+        assert (await it.state()).orders == (it.ca.orders[0],)
 
     @pytest.mark.parametrize(
         "error", [REFUSED, OrderFailed("the authorization is invalid"), InvalidCertificate("no pair")]
     )
     async def test_what_ends_the_order_drops_it(self, it: Fleet, error: Exception) -> None:
         await it.fail(error)
-        assert (await it.state()).order is None
+        assert (await it.state()).orders == ()
 
     async def test_after_the_deadline_it_has_failed_and_the_order_is_kept(self, it: Fleet) -> None:
         time = LoopTime()
@@ -429,7 +429,7 @@ class TestFailures:
         await time.advance(1)
         with pytest.raises(BackingOff, match="300 s"):
             await asking
-        assert (await it.state()).order == it.ca.orders[0]
+        assert (await it.state()).orders == (it.ca.orders[0],)
         assert it.ca.running == 0
 
     async def test_a_failure_that_cannot_be_remembered_is_still_told(self, it: Fleet) -> None:
@@ -466,7 +466,7 @@ class TestStoringFails:
         with pytest.raises(StorageError):
             await asking
         order = it.ca.orders[0]
-        assert await it.state() == NameState(order=order)
+        assert await it.state() == NameState(orders=(order,))
         assert it.one.stored == []
         it.storage.repair()
         assert (await it.another().obtain()).names == {NAME}
@@ -541,7 +541,7 @@ class TestLeases:
         await it.one.certificates.close()
         with pytest.raises(Unavailable, match="the server is stopping"):
             await asking
-        assert await it.state() == NameState(order=it.ca.orders[0])
+        assert await it.state() == NameState(orders=(it.ca.orders[0],))
         it.ca.gate.set()
         assert (await it.another().obtain()).names == {NAME}
         assert it.ca.calls[1:] == [(NAME, it.ca.orders[0])]
@@ -607,12 +607,12 @@ class TestRenewal:
 async def test_an_order_of_before_is_handed_to_the_ca_whatever_it_was(it: Fleet) -> None:
     """Whether it is of use is for the CA's own code to say: it may be another CA's."""
     await it.fail(UNREACHABLE)
-    kept = (await it.state()).order
+    [kept] = (await it.state()).orders
     assert isinstance(kept, OpenOrder)
     it.clock.jump(DAY)
     await it.fail(UNREACHABLE)
     assert it.ca.calls[-1] == (NAME, kept)
-    assert (await it.state()).order == kept
+    assert (await it.state()).orders == (kept,)
 
 
 TROUBLE = [UNREACHABLE, MalformedResponse("not JSON"), CaProblem("down", type="serverInternal", status=503)]
@@ -668,7 +668,10 @@ class TestTroubleOfTheCa:
         with pytest.raises(type(error)) as caught:
             await asking
         assert caught.value is error
-        assert await it.state() == NameState(failed_at=START, error=str(error), order=it.ca.orders[0])
+        kept = NameState(
+            failed_at=START, error=str(error), orders=(it.ca.orders[0],), expected_at=START + error.retry_after
+        )
+        assert await it.state() == kept
         assert (await it.another().obtain()).names == {NAME}
 
 
@@ -755,6 +758,79 @@ class TestWildcards:
         assert (await it.one.obtain("a.com")).names == {"a.com"}
         assert await it.one.certificates.stored(self.wild) is None, "its apex is missing"
 
+    async def test_while_one_answers_it_is_asked_before_another_is_issued(self, it: Fleet) -> None:
+        """Else whoever goes from a wildcard to ask would have certificates issued that it never permitted."""
+        await it.put("*.a.com")
+        it.one.gate.verdict = False
+        for name in ("x.a.com", "y.a.com"):
+            with pytest.raises(NotPermitted):
+                await it.one.obtain(name, permission=Permission.ASK)
+        await settle()
+        assert it.ca.calls == []
+        assert it.one.gate.asked == [("x.a.com", False), ("y.a.com", False)]
+
+    async def test_without_a_verdict_it_serves_on_and_nothing_is_issued(self, it: Fleet) -> None:
+        certificate = await it.put("*.a.com")
+        it.one.gate.verdict = AskFailed("no verdict", 1)
+        assert await it.one.obtain("x.a.com", permission=Permission.ASK) == certificate
+        await settle()
+        assert it.ca.calls == []
+
+    async def test_a_name_that_fails_is_left_to_renewal(self, it: Fleet) -> None:
+        own = await it.put("www.a.com")
+        it.ca.outcomes["*.a.com"].append(REFUSED)
+        for _ in range(2):
+            assert await it.one.certificates.obtain("www.a.com", self.wild) == own
+            await settle()
+        assert len(it.ca.calls) == 1
+        assert it.one.known == [("*.a.com", own.fingerprint)] * 2
+
+
+class TestCutShort:
+    """A crash between the certificate's write and what follows it."""
+
+    async def crashed(self, it: Fleet) -> Certificate:
+        """Store what an order gave, with that order still open."""
+        certificate = await it.put(NAME)
+        lease = await it.storage.acquire("test", 1e9)
+        assert lease is not None
+        order = OpenOrder(DIRECTORY, "https://ca.test/order/7", certificate.key_pem.decode())
+        await save_state(it.storage, NAME, NameState(orders=(order,)), lease)
+        return certificate
+
+    async def test_a_renewal_places_an_order_of_its_own_and_knows_who_issued(self, it: Fleet) -> None:
+        old = await self.crashed(it)
+        assert await it.one.renew(old) != old
+        assert it.ca.calls == [(NAME, None)]
+        assert it.ca.wanted[0].predecessor == Predecessor(old, IssuedRecord(old.fingerprint, DIRECTORY))
+
+    async def test_an_order_for_something_else_stays(self, it: Fleet) -> None:
+        old = await it.put(NAME)
+        lease = await it.storage.acquire("test", 1e9)
+        assert lease is not None
+        order = OpenOrder(DIRECTORY, "https://ca.test/order/7", "another key")
+        await save_state(it.storage, NAME, NameState(orders=(order,)), lease)
+        await it.one.renew(old)
+        assert it.ca.calls == [(NAME, order)]
+
+
+class TestUrgency:
+    """Who comes later may be more urgent."""
+
+    async def test_a_visitor_has_more_of_the_budget_than_the_preload_it_joined(self, it: Fleet) -> None:
+        subject = Subject(NAME, (NAME,))
+        it.ca.outcomes[NAME].append(BudgetSpent("no room", 30, everyone=True))
+        it.ca.gate.clear()
+        preload = asyncio.create_task(it.one.certificates.obtain(NAME, subject, Priority.PRELOAD))
+        await settle()
+        visitor = asyncio.create_task(it.one.obtain())
+        await settle()
+        it.ca.gate.set()
+        with pytest.raises(BudgetSpent):
+            await preload
+        assert (await visitor).names == {NAME}
+        assert [wanted.priority for wanted in it.ca.wanted] == [Priority.PRELOAD, Priority.HANDSHAKE]
+
 
 class TestPredecessor:
     """A renewal says what it replaces, with what is known of it."""
@@ -772,10 +848,11 @@ class TestPredecessor:
         await it.one.renew(old)
         assert it.ca.wanted[0].predecessor == Predecessor(old, IssuedRecord(old.fingerprint))
 
-    async def test_one_that_expired_is_none(self, it: Fleet) -> None:
+    async def test_one_that_expired_is_one_still(self, it: Fleet) -> None:
+        """CAs exempt the very set of names of any earlier certificate from most limits."""
         old = await it.put(NAME, end=START)
-        await it.one.renew(old)
-        assert it.ca.wanted[0].predecessor is None
+        await it.one.obtain(NAME)
+        assert it.ca.wanted[0].predecessor == Predecessor(old, IssuedRecord(old.fingerprint))
 
     async def test_the_priority_is_told(self, it: Fleet) -> None:
         subject = Subject(NAME, (NAME,))

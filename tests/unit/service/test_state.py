@@ -28,8 +28,8 @@ async def _lease(storage: MemoryStorage) -> Lease:
     "state",
     [
         NameState(failures=3, failed_at=1_799_999_940.25, retry_at=1_800_000_000.5, error="the CA said: nö"),
-        NameState(order=ORDER),
-        NameState(1, 2.0, 3.0, "four", ORDER),
+        NameState(orders=(ORDER,)),
+        NameState(1, 2.0, 3.0, "four", (ORDER,)),
     ],
 )
 async def test_round_trip(storage: MemoryStorage, state: NameState) -> None:
@@ -99,4 +99,4 @@ async def test_it_is_written_under_the_lease(storage: MemoryStorage) -> None:
 
 
 def test_the_private_key_of_an_order_is_not_in_its_repr() -> None:
-    assert "PRIVATE KEY" not in repr(NameState(order=ORDER))
+    assert "PRIVATE KEY" not in repr(NameState(orders=(ORDER,)))

@@ -28,7 +28,7 @@ class Party:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ends: dict[str, asyncio.Event] = {}
 
-    async def want(self, *names: str, priority: Priority = RENEWAL, suspect: bool = False) -> None:
+    async def want(self, *names: str, priority: Priority = HANDSHAKE, suspect: bool = False) -> None:
         for name in names:
             self._ends[name] = asyncio.Event()
             self._tasks[name] = asyncio.create_task(self._go(name, priority, suspect))
@@ -76,7 +76,7 @@ async def test_a_turn_is_had_at_once_while_one_is_free(party: Party) -> None:
 
 async def test_the_most_urgent_goes_next_and_of_two_alike_the_first_that_came(party: Party) -> None:
     await party.want("1", "2", "3", "4")
-    await party.want("renewal", "later renewal")
+    await party.want("renewal", "later renewal", priority=RENEWAL)
     await party.want("preload", priority=Priority.PRELOAD)
     await party.want("handshake", "later handshake", priority=HANDSHAKE)
     await party.want("expiring", priority=EXPIRING)
@@ -158,12 +158,23 @@ async def test_too_many_that_wait_are_refused_with_a_time_to_come_back(clock: Ma
     party = Party(turns)
     await party.want("a", "1", "2", "3", "4")
     with pytest.raises(Overloaded, match="4 issuances wait") as refusal:
-        async with turns.turn(EXPIRING, suspect=False):
+        async with turns.turn(HANDSHAKE, suspect=False):
             pass
     assert refusal.value.retry_after == 45.0
     await party.end("a")
     await party.want("5")
     assert party.refused == []
+    await party.stop()
+
+
+async def test_visitors_without_end_keep_no_renewal_out(clock: ManualClock) -> None:
+    party = Party(Turns(1, clock, max_waiting=2))
+    await party.want("a", "b", "c", "one too many")
+    await party.want("renewal", priority=RENEWAL)
+    await party.want("expiring", priority=EXPIRING)
+    assert party.refused == ["one too many"]
+    await party.end("a")
+    assert party.went == ["a", "expiring"]
     await party.stop()
 
 

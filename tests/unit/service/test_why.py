@@ -84,6 +84,8 @@ async def test_what_is_stored_and_of_no_use(storage: FaultyStorage, names: list[
         ("HTTP 403: caa: forbids", "a CAA record"),
         ("HTTP 429: rateLimited: too many", "a limit of the CA is reached"),
         ("HTTP 403: rejectedIdentifier: policy", "configure another CA"),
+        ("POST https://ca.test/order: ConnectError: refused", "see that this machine reaches it"),
+        ("no account: HTTP 403: unauthorized: deactivated", "lets this server have no account"),
         ("a.com points to 192.0.2.9, which is none of public_ips", "have the owner of the name point it here"),
     ],
 )
@@ -102,8 +104,15 @@ async def test_a_wait_that_is_no_failure(storage: FaultyStorage) -> None:
     assert "tried again at the next request or renewal" in said
 
 
+async def test_when_there_may_be_room(storage: FaultyStorage) -> None:
+    await _keep(storage, NameState(0, START - 60, 0.0, "a.com: no room for more new orders", expected_at=START + 600))
+    said = await explain("a.com", POLICY, storage, START)
+    assert "there may be room from 2027-01-15 08:10:00 UTC" in said
+    assert "configure another CA after this one" in said
+
+
 async def test_an_open_order_is_told_without_its_key(storage: FaultyStorage) -> None:
-    await _keep(storage, NameState(order=OpenOrder("https://ca.test/dir", "https://ca.test/order/1", "secret")))
+    await _keep(storage, NameState(orders=(OpenOrder("https://ca.test/dir", "https://ca.test/order/1", "secret"),)))
     said = await explain("a.com", POLICY, storage, START)
     assert "open:   order https://ca.test/order/1" in said
     assert "secret" not in said

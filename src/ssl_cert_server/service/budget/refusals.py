@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from ssl_cert_server.errors import CaProblem
 from ssl_cert_server.service.budget.buckets import LONGEST_CLOSED, LimitKind, Scope
 
 _DEFAULT_WAIT = 3_600.0
+_DAY = 86_400.0
+_PAUSED = "temporarily prevented from requesting certificates for"
+"""What Let's Encrypt says of names that failed more than a thousand times in a row."""
 
 
 def refused_scopes(problem: CaProblem, names: Sequence[str]) -> list[Scope]:
@@ -22,6 +26,9 @@ def refused_scopes(problem: CaProblem, names: Sequence[str]) -> list[Scope]:
         return [Scope.exact_set(names)]
     if "too many failed authorizations" in words:
         return _quoted(Scope.failures(names), words)
+    if _PAUSED in words:  # the names follow without quotes
+        meant = {*re.split(r"[,\s]+", words.partition(_PAUSED)[2])}
+        return [scope for scope in Scope.failures(names) if scope.subject in meant] or [*Scope.failures(names)]
     if "too many certificates" in words and "already issued for" in words:
         return _quoted(Scope.domains(names), words)
     return []
@@ -29,7 +36,9 @@ def refused_scopes(problem: CaProblem, names: Sequence[str]) -> list[Scope]:
 
 def refused_for(problem: CaProblem) -> float:
     """Give the seconds for which the CA refuses."""
-    asked = _DEFAULT_WAIT if problem.retry_after is None else problem.retry_after
+    # One validation of a paused name is given back a day; the owner may lift the pause at the CA's own site, too.
+    usual = _DAY if _PAUSED in str(problem).lower() else _DEFAULT_WAIT
+    asked = usual if problem.retry_after is None else problem.retry_after
     return min(max(asked, 0.0), LONGEST_CLOSED)
 
 

@@ -1,0 +1,48 @@
+"""What is kept of names goes when nobody has asked for them for a month, and nothing else does."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssl_cert_server.model import OpenOrder
+from ssl_cert_server.service.state import NameState, load_state, save_state
+from ssl_cert_server.service.sweep import StateSweep
+from tests.support.clock import START, ManualClock
+from tests.support.faulty_storage import FaultyStorage
+from tests.support.leaves import DAY
+
+FAILED = NameState(failures=4, failed_at=START, retry_at=START + DAY, error="no")
+ORDER = OpenOrder("https://ca.test/dir", "https://ca.test/order/1", "key")
+
+
+async def _keep(storage: FaultyStorage, state: NameState) -> None:
+    lease = await storage.acquire("test", 1e9)
+    assert lease is not None
+    await save_state(storage, "a.com", state, lease)
+
+
+@pytest.mark.parametrize(
+    ("state", "days", "swept"),
+    [
+        (FAILED, 30, 0),
+        (FAILED, 32, 1),
+        (NameState(failed_at=START, error="no room"), 29, 0),
+        (NameState(failed_at=START, error="no room"), 31, 1),
+        (NameState(failures=1, failed_at=START, error="no", orders=(ORDER,)), 400, 0),
+    ],
+)
+async def test_what_goes(storage: FaultyStorage, clock: ManualClock, state: NameState, days: int, swept: int) -> None:
+    await _keep(storage, state)
+    clock.jump(days * DAY)
+    assert await StateSweep(storage, clock).sweep() == swept
+    assert (await load_state(storage, "a.com") == NameState()) == bool(swept)
+
+
+async def test_what_is_worked_on_stays(storage: FaultyStorage, clock: ManualClock) -> None:
+    await _keep(storage, FAILED)
+    clock.jump(40 * DAY)
+    lease = await storage.acquire("certificates/a.com", 1e9)
+    assert lease is not None
+    assert await StateSweep(storage, clock).sweep() == 0
+    await storage.release(lease)
+    assert await StateSweep(storage, clock).sweep() == 1
