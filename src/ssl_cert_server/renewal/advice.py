@@ -92,7 +92,7 @@ class AdviceWorker:
         record = await load_record(self._storage, cert_key, known.fingerprint)
         if self._clock.now() < record.ask_at <= self._clock.now() + _LONGEST:
             return record  # a peer asked
-        ca = self._cas.get(record.directory_url)
+        directory_url, ca = self._adviser(record)
         if ca is None or self._clock.now() >= known.not_after:
             return None
         lease = await self._storage.acquire(f"advice/{cert_key}", _ASKING)
@@ -104,11 +104,37 @@ class AdviceWorker:
                 return None  # replaced: it isn't asked for any more
             async with asyncio.timeout(_ASKING):
                 asked = await self._ask(ca, certificate, record)
-            if asked is not None:
-                await save_record(self._storage, cert_key, asked, lease)
-            return asked
+            if asked is None:
+                return None
+            if asked.renew_at:  # it knew the certificate, so it issued it
+                asked = replace(asked, directory_url=directory_url)
+            return await self._kept(known, asked)
         except TimeoutError:
             raise AcmeError(f"no advice within {_ASKING:.0f} s") from None
+        finally:
+            await self._storage.release(lease)
+
+    def _adviser(self, record: IssuedRecord) -> tuple[str, RenewalAdviser | None]:
+        """Give the CA that issued a certificate; where nobody noted that, the only one that there is."""
+        if not record.directory_url and len(self._cas) == 1:
+            return next(iter(self._cas.items()))
+        return record.directory_url, self._cas.get(record.directory_url)
+
+    async def _kept(self, known: Known, asked: IssuedRecord) -> IssuedRecord | None:
+        """Write what the CA said, unless the certificate was replaced meanwhile: its successor's record stands there.
+
+        While it is being renewed nothing is written, as that is asked for soon again anyway.
+        """
+        cert_key = known.subject.cert_key
+        lease = await self._storage.acquire(f"certificates/{cert_key}", _ASKING)
+        if lease is None:
+            return replace(asked, ask_at=self._clock.now() + _PEER_ASKS)
+        try:
+            certificate = await self._certificates.stored(known.subject)
+            if certificate is None or certificate.fingerprint != known.fingerprint:
+                return None
+            await save_record(self._storage, cert_key, asked, lease)
+            return asked
         finally:
             await self._storage.release(lease)
 

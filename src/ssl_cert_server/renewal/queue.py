@@ -26,6 +26,8 @@ class DueQueue:
 
         Of those that are due the one with the earliest ``deadline`` (Unix seconds) comes up first.
         """
+        if self._entries.get(key) == (at, deadline):
+            return  # it lies there already
         self._entries[key] = (at, deadline)
         heapq.heappush(self._later, (at, deadline, key))
         if self._later[0] == (at, deadline, key):

@@ -316,9 +316,43 @@ async def test_storage_that_fails_is_no_trouble(it: Room, operation: str) -> Non
     assert it.due() == 21 * DAY
 
 
-@pytest.mark.parametrize("directory_url", ["", "https://other.example/dir"])
-async def test_only_the_ca_that_issued_is_asked(it: Room, directory_url: str) -> None:
-    await it.put(directory_url=directory_url)
+async def test_of_one_from_before_the_only_ca_is_asked_and_known_to_have_issued_it(it: Room) -> None:
+    """Else what was taken over would miss every emergency until its first renewal."""
+    certificate = await it.put(directory_url="")
+    await it.later(FIRST)
+    assert [fingerprint for _, fingerprint in it.ca.asked] == [certificate.fingerprint]
+    record = await it.record(certificate)
+    assert (record.directory_url, record.window_start) == (DIRECTORY, WINDOW.start)
+
+
+async def test_a_ca_that_does_not_know_it_did_not_issue_it(it: Room) -> None:
+    it.ca.answer = CaProblem("no such certificate", type="malformed", status=404)
+    certificate = await it.put(directory_url="")
+    await it.later(FIRST)
+    assert (await it.record(certificate)).directory_url == ""
+
+
+async def test_what_is_kept_of_a_successor_is_not_overwritten(it: Room) -> None:
+    await it.put()
+    it.ca.gate.clear()
+    await it.later(FIRST)
+    successor = await it.put(end=START + 91 * DAY)
+    it.ca.gate.set()
+    await it.clock.advance(0)
+    assert await it.record(successor) == IssuedRecord(successor.fingerprint, DIRECTORY, "dns-01")
+
+
+async def test_while_it_is_being_renewed_nothing_is_written(it: Room) -> None:
+    certificate = await it.put()
+    lease = await it.storage.acquire("certificates/a.com", 1e9)
+    assert lease is not None
+    await it.later(FIRST)
+    assert (await it.record(certificate)).window_start == 0
+    assert it.asks_at() == FIRST + 60
+
+
+async def test_only_the_ca_that_issued_is_asked(it: Room) -> None:
+    await it.put(directory_url="https://other.example/dir")
     await it.later(FIRST)
     assert it.ca.asked == []
     assert it.asks_at() == FIRST + SIX_HOURS
@@ -351,6 +385,7 @@ async def test_advice_about_one_that_was_replaced_meanwhile_is_not_followed(it: 
     it.ca.gate.clear()
     await it.later(FIRST)
     successor = make_certificate("a.com", start=START, end=START + 90 * DAY)
+    await it.storage.put("a.com", successor.stored)
     it.schedule.add_new(A, successor)
     due, asks_at = it.due(), it.asks_at()
     it.ca.gate.set()

@@ -165,6 +165,13 @@ async def test_waiting_costs_a_wake_up_a_minute(queue: DueQueue, clock: ManualCl
     task.cancel()
 
 
+async def test_to_be_told_the_same_again_and_again_takes_no_room(queue: DueQueue) -> None:
+    """A CA is asked for each certificate several times a day, and mostly says what it said before."""
+    for _ in range(1000):
+        queue.add("a.com", START + 1e6, START + 2e6)
+    assert len(queue._later) == 1
+
+
 async def test_a_cancelled_wait_loses_no_name(queue: DueQueue, clock: ManualClock) -> None:
     queue.add("a.com", START + 10)
     task = asyncio.create_task(queue.next())

@@ -496,10 +496,26 @@ async def test_advice_about_what_is_being_renewed_makes_no_second_one(it: Room) 
 
 async def test_advice_does_not_make_a_new_certificate_due_at_once(it: Room) -> None:
     """Else a CA whose window always lies in the past would be asked for one certificate after the other."""
-    it.schedule.add_new(A, make_certificate("a.com", start=START, end=START + 90 * DAY))
-    it.schedule.advise("a.com", START - DAY)
-    taking = asyncio.create_task(it.schedule.renewals.next())
-    await it.later(DAY - 60)
-    assert not taking.done()
-    await it.later(120)
-    assert taking.result() == "a.com"
+    for number, rest in enumerate((HOUR, DAY, HOUR)):
+        now = it.clock.now()
+        it.schedule.add_new(A, make_certificate("a.com", start=now - number, end=now + 90 * DAY))
+        it.schedule.advise("a.com", now - DAY)
+        taking = asyncio.create_task(it.schedule.renewals.next())
+        await it.later(rest - 60)
+        assert not taking.done()
+        await it.later(120)
+        assert taking.result() == "a.com"
+
+
+@pytest.mark.parametrize(("age", "warned"), [(RENEWED_BY, 0), (85 * DAY, 1)])
+async def test_one_that_fails_and_is_about_to_expire_is_an_alarm(it: Room, age: float, warned: int) -> None:
+    """CAs don't send mails about it any more."""
+    await it.put("a.com", age=age)
+    it.ca.outcomes["a.com"].append(REFUSED)
+    with capture_logs() as logs:
+        await it.start()
+        await it.clock.advance(0)
+    alarms = [log for log in logs if log["event"] == "renewal.expiring"]
+    assert [(log["log_level"], log["days_left"], log["remedy"]) for log in alarms] == [
+        ("error", 5.0, "ssl-cert-server why a.com")
+    ] * warned
