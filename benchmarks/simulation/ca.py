@@ -75,7 +75,8 @@ class SimulatedCa:
     ) -> None:
         """``new_orders`` are how many, in how many seconds.
 
-        It can't be reached during ``outage``, and takes no new orders, for no reason at all, while ``grumpy``.
+        During the first half of ``outage`` it can't be reached, in the second it answers 503; it takes no new orders,
+        for no reason at all, while ``grumpy``.
         """
         self._allowed = _ALLOWED | {"new orders": new_orders}
         self._clock = clock
@@ -109,8 +110,7 @@ class SimulatedCa:
         return level.tokens
 
     async def terms(self) -> CaTerms:
-        """Answer, or not."""
-        await self._travel()
+        """Answer from memory, as what doesn't change is answered."""
         return CaTerms("https://ca.simulated/account/1", ())
 
     async def account_url(self) -> str:
@@ -124,24 +124,24 @@ class SimulatedCa:
         self,
         names: Sequence[str],
         family: KeyFamily,  # noqa: ARG002 - this and the rest is what an order is really made of
-        choice: ChallengeChoice,  # noqa: ARG002
+        choice: ChallengeChoice,
         *,
         replaces: str | None,  # noqa: ARG002
-        on_order: KeepOrder,  # noqa: ARG002
+        on_order: KeepOrder,
     ) -> Certificate:
         """Take an order, look for proof, issue."""
         await self._travel()
         renewal = _set(names) in self._sets
         self._admit(names, renewal=renewal)
+        await on_order(OpenOrder(self.directory_url, f"https://ca.simulated/order/{self.orders.total()}", "key"))
         await self._clock.sleep(self._dice.uniform(2, 20))
         self._check_reachable()
         for name in names:
             if name in self._dead:
                 self._spend("failed authorizations", name)
                 self.failed += 1
-                raise ValidationFailed(
-                    f"{name}: connection refused", name=name, challenge="http-01", problem="connection"
-                )
+                tried = choice(name)[0].type
+                raise ValidationFailed(f"{name}: nothing there", name=name, challenge=tried, problem="connection")
         self._spend("exact set", _set(names))
         if not renewal:
             for domain in {_domain(name) for name in names}:
@@ -157,8 +157,11 @@ class SimulatedCa:
             self._check_reachable()
 
     def _check_reachable(self) -> None:
-        if self._outage.holds(self._clock.now()):
-            raise CaUnreachable("no answer")
+        now, outage = self._clock.now(), self._outage
+        if outage.holds(now):
+            if now < (outage.start + outage.end) / 2:
+                raise CaUnreachable("no answer")
+            raise CaProblem("HTTP 503: serverInternal", type="serverInternal", status=503)
 
     def _admit(self, names: Sequence[str], *, renewal: bool) -> None:
         for name in names:

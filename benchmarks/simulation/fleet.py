@@ -35,7 +35,8 @@ _VISITS_EVERY = 400.0
 class _Solver:
     """Answers challenges that nobody asks for."""
 
-    type = "http-01"
+    def __init__(self, type: str) -> None:
+        self.type = type
 
     async def present(self, name: str, token: str, key_authorization: str) -> None: ...
 
@@ -67,8 +68,12 @@ class Fleet:
         authority = Authority(cast(AcmeCa, ca), limits, CaHealth(clock))
         budget = Budget(self._storage, clock)
         preflight = Preflight(_NoResolver(), public_ips=(), caa=False)
-        orders = Orders(Challenges(direct=[_Solver()], dns01=None), preflight, budget, clock)
-        self.authorities = Authorities([authority], orders, budget, clock, on_demand=NO_LIMITS)
+        orders = Orders(
+            Challenges(direct=[_Solver("http-01"), _Solver("tls-alpn-01")], dns01=None), preflight, budget, clock
+        )
+        self.authorities = Authorities(
+            [authority], orders, budget, clock, on_demand=NO_LIMITS, patience=ISSUANCE_DEADLINE
+        )
         self._attempts = Attempts(self._storage, self.authorities, clock, deadline=ISSUANCE_DEADLINE)
         self.worker = RenewalWorker(self.schedule, cast(AcmeCertificates, self), clock)
 
