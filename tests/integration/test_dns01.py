@@ -146,24 +146,32 @@ def test_what_http_01_could_not_prove_dns_01_does(
     assert resolving.order_count() == 2
 
 
-def test_a_record_delegated_to_another_zone_is_changed_there(
+def test_names_delegated_into_the_one_zone_that_is_configured_are_proven_there(
     tmp_path: Path, start_pebble: StartPebble, http_port: int
 ) -> None:
-    with PowerDns(tmp_path / "pdns", zones=("example.com", "acme.test")) as pdns:
+    with PowerDns(tmp_path / "pdns", zones=("example.com", "customer.test", "acme.test")) as pdns:
         pdns.set_record("example.com", RECORD, "CNAME", "site.acme.test.")
+        pdns.set_record("customer.test", "_acme-challenge.shop.customer.test", "CNAME", "shop.acme.test.")
         pebble = start_pebble(http_port=http_port, dns_server=f"127.0.0.1:{pdns.port}")
-        lexicon = {"zones": [{"zone": "acme.test", "provider": "lexicon:powerdns", "options": pdns.options}]}
-        lexicon["zones"][0]["nameservers"] = [pebble.dns_server]
-        lexicon["zones"].append({"zone": "example.com", "provider": "lexicon:powerdns", "options": pdns.options})
-        config = config_for(pebble, lexicon, domains=["example.com"], wildcards=["*.example.com"])
-        config["challenges"]["dns01"].pop("nameservers")
+        ours = {"zone": "acme.test", "provider": "lexicon:powerdns", "options": pdns.options}
+        dns01 = {"zones": [{**ours, "nameservers": [pebble.dns_server]}], "nameservers": []}
+        names = ["example.com", "shop.customer.test", "bare.customer.test"]
+        config = config_for(pebble, dns01, domains=names, wildcards=["*.example.com"])
         with CertServer(tmp_path / "server", config) as server:
-            reply = server.cert("a.example.com")
-            verified_leaf(reply, "a.example.com", pebble.root_certificate(), names=WILDCARD)
-            assert "record=site.acme.test" in server.log
-            assert txt(pdns.port, "site.acme.test") == []
+            root = pebble.root_certificate()
+            assert server.command("check-config").returncode == 0
+            verified_leaf(server.cert("a.example.com"), "a.example.com", root, names=WILDCARD)
+            assert proven_by(server, "*.example.com") == "dns-01"
+            verified_leaf(server.cert("shop.customer.test"), "shop.customer.test", root)
+            for record in ("site.acme.test", "shop.acme.test"):
+                assert f"record={record}" in server.log
+                assert txt(pdns.port, record) == []
             assert_nothing_kept(server)
+            assert server.cert("bare.customer.test").status == 500
+            told = server.command("why", "bare.customer.test").stdout
+            assert "configured for _acme-challenge.bare.customer.test, and no CNAME delegates it" in told
     assert pdns.api_key not in server.log
+    assert pebble.order_count() == 2
 
 
 UPDATER = """\

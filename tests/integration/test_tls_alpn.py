@@ -10,12 +10,14 @@ import ssl
 import threading
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 import uvloop
+from cryptography.hazmat.primitives import serialization
 
 from ssl_cert_server.acme.client import AcmeClient
 from ssl_cert_server.acme.jose import AccountKey
@@ -41,9 +43,12 @@ from tests.integration.conftest import StartPebble
 from tests.support.nginx import MODULE_FOLDERS, ROOT, Nginx, render
 from tests.support.pebble import Pebble
 from tests.support.ports import free_port
+from tests.support.server import CertServer, acme_config
+from tests.support.verify import verified_leaf
 
 TEMPLATE = ROOT / "examples" / "nginx" / "nginx-stream.conf.template"
 ACME = "acme-tls/1"
+NAMES = ["a.example.com", "b.example.com", "127.0.0.1"]
 VISITOR = "127.0.0.77"
 SECONDS = 60
 CLOCK = SystemClock()
@@ -70,7 +75,7 @@ async def order(pebble: Pebble, responder: TlsAlpn01Responder, *names: str) -> C
     return assemble(key, chain)
 
 
-# --- nginx and our own listener
+# --- nginx, and behind it the server's own listener
 
 
 def stream_module() -> str:
@@ -80,23 +85,35 @@ def stream_module() -> str:
 
 
 @pytest.fixture
-def listening() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+def listen() -> str:
+    """Where nginx sends CAs."""
+    return f"127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def listening(listen: str) -> Iterator[socket.socket]:
+    """For tests that have the listener in their own process."""
+    with socket.create_server(("127.0.0.1", int(listen.rpartition(":")[2]))) as listening:
         yield listening
 
 
 @pytest.fixture
-def nginx(tmp_path: Path, listening: socket.socket) -> Iterator[Nginx]:
+def server_port() -> int:
+    """Where nginx asks for certificates; where nobody listens, visitors get the fallback."""
+    return free_port()
+
+
+@pytest.fixture
+def nginx(tmp_path: Path, listen: str, server_port: int) -> Iterator[Nginx]:
     values = {
         "STREAM_MODULE": stream_module(),
-        "TLS_ALPN01": f"127.0.0.1:{listening.getsockname()[1]}",
+        "TLS_ALPN01": listen,
         "CHALLENGES_PORT": str(free_port()),
         "VISITORS_PORT": str(free_port()),
     }
     (tmp_path / "nginx").mkdir()
     template = render(TEMPLATE.read_text(), values)
-    backend = f"127.0.0.1:{free_port()}"  # nobody: visitors get the fallback
-    with Nginx(tmp_path / "nginx", backend=backend, template=template) as nginx:
+    with Nginx(tmp_path / "nginx", backend=f"127.0.0.1:{server_port}", template=template) as nginx:
         yield nginx
 
 
@@ -136,16 +153,44 @@ def agreed(port: int, name: str) -> tuple[str | None, str | None]:
         return tls.selected_alpn_protocol(), tls.version()
 
 
-@loops
-def test_a_certificate_is_issued_through_nginx(new_loop: LoopFactory, pebble: Pebble, listening: socket.socket) -> None:
-    async def main() -> None:
-        async with serving(listening) as responder:
-            certificate = await order(pebble, responder, "a.example.com", "b.example.com", "127.0.0.1")
-            assert certificate.names == {"a.example.com", "b.example.com", "127.0.0.1"}
-            for name in certificate.names:
-                assert await responder.answer(name) is None, "cleaned up"
+@pytest.fixture
+def server(tmp_path: Path, pebble: Pebble, listen: str, server_port: int) -> Iterator[CertServer]:
+    """The server as an operator has it behind this nginx."""
+    challenges = {"http01": False, "tls_alpn01": {"listen": listen}}
+    config = acme_config(pebble.directory_url, pebble.ca_bundle, challenges=challenges, domains=NAMES)
+    with CertServer(tmp_path / "server", config, port=server_port) as server:
+        yield server
 
-    run(new_loop, main())
+
+def proven_by(server: CertServer, name: str) -> str:
+    return str(json.loads(server.stored()[f"_issued/{name}"])["challenge"])
+
+
+def test_certificates_are_issued_through_nginx(server: CertServer, pebble: Pebble) -> None:
+    with ThreadPoolExecutor(len(NAMES)) as pool:
+        replies = [*pool.map(server.cert, NAMES)]
+    for name, reply in zip(NAMES, replies, strict=True):
+        verified_leaf(reply, name, pebble.root_certificate())
+        assert proven_by(server, name) == "tls-alpn-01"
+    assert [key for key in server.stored() if key.startswith("_challenges/")] == [], "cleaned up"
+    assert pebble.order_count() == len(NAMES)
+    assert "Traceback" not in server.log
+
+
+def test_a_visitor_of_nginx_gets_what_the_ca_validated_through_it(
+    server: CertServer, nginx: Nginx, pebble: Pebble
+) -> None:
+    name = NAMES[0]
+    with visit(nginx.https_port, name, "http/1.1") as tls:
+        shown = tls.getpeercert(binary_form=True)
+    leaf = verified_leaf(server.cert(name), name, pebble.root_certificate())
+    assert shown == leaf.public_bytes(serialization.Encoding.DER)
+    assert pebble.order_count() == 1
+
+
+def test_whoever_asks_the_server_for_what_is_not_pending_gets_an_alert(server: CertServer, nginx: Nginx) -> None:
+    with pytest.raises(ssl.SSLError, match="unrecognized name"), visit(nginx.https_port, NAMES[0], ACME):
+        pytest.fail("shook hands")
 
 
 @loops
@@ -175,21 +220,6 @@ def test_visitors_reach_the_site_under_their_own_address(nginx: Nginx, protocols
         answer = b"".join(iter(lambda: tls.recv(4096), b""))
         assert tls.getpeercert(binary_form=True) == nginx.fallback_der
     assert answer.endswith(f"Hello {VISITOR}, from www.example.com\n".encode())
-
-
-@loops
-def test_whoever_asks_for_what_is_not_pending_gets_an_alert(
-    new_loop: LoopFactory, nginx: Nginx, listening: socket.socket
-) -> None:
-    def ask() -> None:
-        with pytest.raises(ssl.SSLError, match="unrecognized name"), visit(nginx.https_port, "a.example.com", ACME):
-            pytest.fail("shook hands")
-
-    async def main() -> None:
-        async with serving(listening):
-            await asyncio.to_thread(ask)
-
-    run(new_loop, main())
 
 
 @loops

@@ -96,10 +96,10 @@ class PowerDns:
         self.stop()
         shutil.rmtree(self._run, ignore_errors=True)
 
-    def set_record(self, zone: str, name: str, kind: str, content: str) -> None:
-        """Have a name (absolute, without the trailing dot) hold this record alone of its kind."""
-        record = {"content": content, "disabled": False}
-        rrset = {"name": f"{name}.", "type": kind, "ttl": 1, "changetype": "REPLACE", "records": [record]}
+    def set_record(self, zone: str, name: str, kind: str, *contents: str) -> None:
+        """Have a name (absolute, without the trailing dot) hold these records alone of their kind, or none."""
+        records = [{"content": content, "disabled": False} for content in contents]
+        rrset = {"name": f"{name}.", "type": kind, "ttl": 1, "changetype": "REPLACE", "records": records}
         self._post(f"/api/v1/servers/localhost/zones/{zone}.", {"rrsets": [rrset]}, method="PATCH")
 
     def _make_zone(self, zone: str) -> None:

@@ -100,7 +100,7 @@ LIMITS = {
     "issuances under way and waiting": f"{issuance._WAITING}",
     "names being fetched (storage or CA)": f"{certificates._MAX_FETCHES}",
     "a request's answer": f"{certificates.ANSWER_DEADLINE:.0f} s",
-    "an issuance": f"{attempts.ISSUANCE_DEADLINE:.0f} s",
+    "an issuance at one CA": f"{attempts.ISSUANCE_DEADLINE:.0f} s, and with dns-01 `propagation_timeout`",
     "a name's wait for its turn to be issued": f"{issuance._WAIT_DEADLINE:.0f} s",
     "one request to the CA": f"{transport.REQUEST_DEADLINE:.0f} s",
     "certificates in memory": f"{compose._CACHE_BYTES // MIB} MiB",
@@ -157,6 +157,7 @@ NOT_RUN = {
     ("deployment.md", "runuser"): "needs root and the user; local-ca root itself is run by test_sources.py",
     ("deployment.md", "usermod"): "needs root, and changes the machine's users",
     ("deployment.md", "systemctl stop"): "needs systemd; restoring is tried in tests/integration/test_docs.py",
+    ("dns-providers.md", "/opt/ssl-cert-server"): "downloads from PyPI; a unit test looks at the lock",
     ("operations.md", "systemctl stop"): "needs systemd, and sets the machine's clock",
     (
         "migration.md",

@@ -9,7 +9,6 @@ from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, model_va
 from ssl_cert_server.config import secrets
 from ssl_cert_server.config.addresses import Nameserver, TcpAddress, parse_nameserver, parse_tcp_address
 from ssl_cert_server.config.section import Section, Text, ZoneName, one_or_more
-from ssl_cert_server.config.values import CHALLENGE_LABEL
 
 _HOUR = 3600
 
@@ -77,11 +76,6 @@ class Dns01(_Provided):
     def enabled(self) -> bool:
         """Whether there is any provider."""
         return self.provider is not None or bool(self.zones)
-
-    def handles(self, name: str) -> bool:
-        """Tell whether there is a provider for the zone of a name (without ``*.``)."""
-        record = f".{CHALLENGE_LABEL}{name}"
-        return self.provider is not None or any(record.endswith(f".{zone.zone}") for zone in self.zones)
 
 
 class Challenges(Section):

@@ -10,7 +10,7 @@ from ssl_cert_server.acme.ari import ari_id
 from ssl_cert_server.acme.authorize import ChallengeChoice
 from ssl_cert_server.challenges.choice import Challenges
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import AcmeError, BudgetSpent, CaProblem, PreflightFailed, ValidationFailed
+from ssl_cert_server.errors import AcmeError, BudgetSpent, CaProblem, ValidationFailed
 from ssl_cert_server.issuers.acme import AcmeCa, CaTerms
 from ssl_cert_server.model import Certificate, OpenOrder
 from ssl_cert_server.service.attempts import Issued, Wanted, ends_order
@@ -144,12 +144,8 @@ class Orders:
         methods: Methods = {}
         for name in wanted.subject.names:
             # What worked for the certificate before goes first.
-            methods[name] = tuple(sorted(self._challenges.types(name), key=lambda kind: kind != known))
-            if not methods[name]:
-                raise PreflightFailed(
-                    f"{name}: no challenge is configured that can prove control of it; "
-                    + ("wildcards need challenges.dns01" if name.startswith("*.") else "see challenges")
-                )
+            types = await self._challenges.possible(name)
+            methods[name] = tuple(sorted(types, key=lambda kind: kind != known))
         return dict(
             await self._preflight.check(
                 wanted.subject.names, methods, caa_identities=terms.caa_identities, account_url=terms.account_url

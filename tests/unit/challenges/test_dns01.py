@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from ssl_cert_server.challenges.dns01 import solver as solver_module
 from ssl_cert_server.challenges.dns01.solver import Dns01
 from ssl_cert_server.challenges.dns01.zones import ZoneProvider
 from ssl_cert_server.errors import ChallengeFailed, StorageError
@@ -404,7 +405,9 @@ async def test_a_delegated_record_is_set_where_it_is_delegated_to(
 async def test_a_name_without_provider_is_refused_before_anything_is_kept(
     solver: Dns01, dns: FakeDns, storage: FaultyStorage
 ) -> None:
-    with pytest.raises(ChallengeFailed, match=r"no dns-01 provider is configured for _acme-challenge\.example\.org$"):
+    with pytest.raises(
+        ChallengeFailed, match=r"configured for _acme-challenge\.example\.org, and no CNAME delegates it$"
+    ):
         await solver.present("example.org", "token", authorization("token"))
     dns.aliases["_acme-challenge.example.org"] = "x.example.net"
     with pytest.raises(ChallengeFailed, match=r"nor for x\.example\.net, where it is delegated to"):
@@ -427,6 +430,27 @@ def test_names_are_handled_where_a_zone_is_configured(storage: FaultyStorage, cl
     ]
     assert Dns01(storage, clock, dns, [ZoneProvider("", provider)]).handles("anything.example")
     assert not Dns01(storage, clock, dns, []).handles("anything.example")
+
+
+async def test_a_delegation_that_dns_does_not_tell_in_time_is_an_obstacle(
+    solver: Dns01, dns: FakeDns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(name: str) -> str | None:
+        await asyncio.get_running_loop().create_future()
+        return name
+
+    monkeypatch.setattr(dns, "cname", never)
+    monkeypatch.setattr(solver_module, "DELEGATION_DEADLINE", 0.01)
+    said = "DNS did not tell within 0.01 s where _acme-challenge.example.org is delegated to"
+    with capture_logs() as logs:
+        assert await solver.obstacle("example.org") == said
+    assert [(line["event"], line["reason"]) for line in logs] == [("challenge.dns01.delegation_unknown", said)]
+
+
+async def test_that_a_name_is_delegated_nowhere_is_no_line_in_the_log(solver: Dns01) -> None:
+    with capture_logs() as logs:
+        assert "no CNAME delegates it" in (await solver.obstacle("example.org") or "")
+    assert logs == []
 
 
 async def test_a_server_that_stays_behind_fails_the_challenge_and_nothing_stays(

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import sys
+import tomllib
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 
+from ssl_cert_server.challenges.dns01.providers import catalogue
 from ssl_cert_server.challenges.dns01.providers.acme_dns import AcmeDnsProvider
 from ssl_cert_server.challenges.dns01.providers.catalogue import provider_names, provider_options, typed_options
 from ssl_cert_server.challenges.dns01.providers.httpreq import HttpreqProvider
@@ -14,9 +20,11 @@ from ssl_cert_server.challenges.dns01.providers.options import MAX_FILE, Option,
 from ssl_cert_server.challenges.dns01.providers.program import ProgramProvider
 from ssl_cert_server.challenges.dns01.providers.registry import check_options, make_provider
 from ssl_cert_server.challenges.dns01.providers.rfc2136 import Rfc2136Provider
-from ssl_cert_server.errors import StartError
+from ssl_cert_server.config.load import parse_config
+from ssl_cert_server.errors import ConfigError, StartError
 from tests.support.leaks import told_by
 
+ROOT = Path(__file__).parents[3]
 SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQ="
 RFC2136 = {"server": "192.0.2.1:53", "tsig_name": "key", "tsig_secret": SECRET}
 ACME_DNS = {"server": "https://d.test", "username": "u", "password": SECRET, "subdomain": "s"}
@@ -63,11 +71,54 @@ def test_unknown_kinds_are_told_with_the_nearest(kind: str, said: str) -> None:
     assert said in str(raised.value)
 
 
-def test_a_provider_whose_packages_are_missing_says_what_to_install() -> None:
-    missing = [name for name, available in provider_names().items() if not available]
-    for name in missing:
-        (problem,) = check_options(f"lexicon:{name}", {})
-        assert f"pip install 'dns-lexicon[{name}]'" in problem
+@pytest.fixture(params=["gransy", "oci", "qcloud", "route53", "softlayer"])
+def lacking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A provider that needs packages of its own, which are not there, whatever is installed here."""
+    name = str(request.param)
+    monkeypatch.setattr(catalogue, "provider_names", lambda: {**provider_names(), name: False})
+    return name
+
+
+def test_a_provider_whose_packages_are_missing_says_what_to_run(lacking: str) -> None:
+    said = (
+        f"lexicon:{lacking} needs more packages than are installed; "
+        f"run {sys.executable} -m pip install 'dns-lexicon[{lacking}]'"
+    )
+    assert check_options(f"lexicon:{lacking}", {"whatever": "x"}) == [said]
+    with pytest.raises(StartError, match=f"^{re.escape(f'dns-01 provider {said}')}$"):
+        make_provider(f"lexicon:{lacking}", {}, no_zone)
+    with pytest.raises(ConfigError) as raised:
+        parse_config(f"challenges: {{dns01: {{zones: [{{zone: a.example, provider: 'lexicon:{lacking}'}}]}}}}", "c")
+    (problem,) = raised.value.problems
+    assert (problem.path, problem.message) == ("challenges.dns01.zones[0].provider", said)
+
+
+def test_the_line_to_run_can_be_pasted_into_a_shell(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/opt/my venv/bin/python")
+    (said,) = check_options(f"lexicon:{lacking}", {})
+    command = said.partition("; run ")[2]
+    assert shlex.split(command) == ["/opt/my venv/bin/python", "-m", "pip", "install", f"dns-lexicon[{lacking}]"]
+
+
+def test_every_provider_that_needs_packages_has_an_extra_of_ours_and_they_are_locked() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    theirs = distribution("dns-lexicon").metadata.get_all("Provides-Extra") or []
+    names = [name for name in theirs if name in provider_names()]
+    every = extras.pop("dns-all")
+    assert {name: [f"dns-lexicon[{name}]"] for name in names} == {name: _bare(extras[name]) for name in extras}
+    assert _bare(every) == ["dns-lexicon[full]"]
+    dns, usual = _pinned("requirements-dns.lock"), _pinned("requirements.lock")
+    assert dns.items() >= usual.items()
+    assert dns.keys() - usual.keys() >= {"boto3", "oci", "softlayer", "tencentcloud-sdk-python", "zeep"}
+
+
+def _bare(requirements: list[str]) -> list[str]:
+    return [requirement.partition(">=")[0] for requirement in requirements]
+
+
+def _pinned(lock: str) -> dict[str, str]:
+    """The versions of a lock by name, with the condition where there is one."""
+    return dict(re.findall(r"^([\w-]+)==(.+?) \\$", (ROOT / lock).read_text(), re.MULTILINE))
 
 
 def test_every_other_provider_of_lexicon_has_options_and_no_twin_of_ours() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import (
@@ -133,6 +135,16 @@ def test_no_error_quotes_a_damaged_key(key: PrivateKey, form: PrivateFormat) -> 
     for refusal in refusals:
         assert_no_key(whole, refusal)
         assert refusal.__cause__ is refusal.__context__ is None, "what the library said is left behind"
+
+
+def test_an_rsa_key_whose_numbers_do_not_belong_together_is_refused() -> None:
+    """The library would take it, and some clients too: others would refuse it in the middle of handshakes."""
+    label, *lines, end = key_to_pem(RSA_KEY).splitlines()
+    whole = base64.b64decode(b"".join(lines))
+    for place in range(40, len(whole), 7):
+        damaged = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        with pytest.raises(InvalidCertificate):
+            key_from_pem(b"\n".join([label, base64.encodebytes(damaged).strip(), end]))
 
 
 @both_kinds

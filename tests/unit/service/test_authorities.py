@@ -98,6 +98,9 @@ class Zones(Dns01):
     def handles(self, name: str) -> bool:
         return f".{name}".endswith(".a.com")
 
+    async def obstacle(self, name: str) -> str | None:
+        return None if self.handles(name) else "it is delegated nowhere"
+
 
 class Dns:
     """CAA records at names; addresses for none."""

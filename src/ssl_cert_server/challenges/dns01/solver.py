@@ -22,6 +22,9 @@ from ssl_cert_server.storage.leasing import LEASE_SECONDS
 PROPAGATION_TIMEOUT = 120.0
 """Seconds until every authoritative server must show a value."""
 
+DELEGATION_DEADLINE = 10.0
+"""Seconds to find out where a name is delegated to, before it is known whether dns-01 can prove it."""
+
 _DROPPED_AFTER = 7 * 86_400.0
 
 _log = structlog.get_logger()
@@ -44,6 +47,10 @@ class _Challenge:
     users: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     set: _Set | None = None
+
+
+class _NotConfigured(ChallengeFailed):
+    """No provider changes the record at which the CA would look."""
 
 
 class Dns01:
@@ -77,7 +84,29 @@ class Dns01:
 
     def handles(self, name: str) -> bool:
         """Tell whether there is a provider for the zone of a name (without ``*.``)."""
-        return self._zones.holding(f"_acme-challenge.{name}") is not None
+        return self._zones.holding(_record(name)) is not None
+
+    async def obstacle(self, name: str) -> str | None:
+        """Say why a name (without ``*.``) can't be proven here; None where it can.
+
+        It can where its own zone is configured, or where the CNAMEs of its record lead into one that is. That DNS
+        doesn't tell in time is an obstacle, too.
+        """
+        if self.handles(name):
+            return None
+        try:
+            async with asyncio.timeout(DELEGATION_DEADLINE):
+                await self._place(name)
+        except TimeoutError:
+            reason = f"DNS did not tell within {DELEGATION_DEADLINE:g} s where {_record(name)} is delegated to"
+        except _NotConfigured as error:
+            return str(error)  # the usual case, where another challenge is meant for the name
+        except ChallengeFailed as error:
+            reason = str(error)
+        else:
+            return None
+        _log.warning("challenge.dns01.delegation_unknown", name=name, reason=reason)
+        return reason
 
     async def present(self, name: str, token: str, key_authorization: str) -> None:
         """Set the value, and return when every authoritative server shows it.
@@ -138,14 +167,19 @@ class Dns01:
             finally:
                 await self._storage.release(lease)
 
-    async def _begin(self, name: str, value: str) -> _Set:
-        own = f"_acme-challenge.{name}"
+    async def _place(self, name: str) -> tuple[str, ZoneProvider]:
+        """Find the record at which the CA will look for a name's values, and who changes it."""
+        own = _record(name)
         record = await where(self._resolver, own)
         # The delegated zone's provider; else the one for the name, which then is meant for where it is delegated to.
         zone = self._zones.holding(record) or self._zones.holding(own)
         if zone is None:
-            delegated = "" if record == own else f", nor for {record}, where it is delegated to"
-            raise ChallengeFailed(f"no dns-01 provider is configured for {own}{delegated}")
+            elsewhere = "and no CNAME delegates it" if record == own else f"nor for {record}, where it is delegated to"
+            raise _NotConfigured(f"no dns-01 provider is configured for {own}, {elsewhere}")
+        return record, zone
+
+    async def _begin(self, name: str, value: str) -> _Set:
+        record, zone = await self._place(name)
         kept = KeptRecord(record, value, zone.zone, self._clock.now())
         try:
             async with asyncio.timeout(TURN_DEADLINE):
@@ -180,3 +214,7 @@ class Dns01:
                 _log.warning("challenge.dns01.not_removed", record=kept.record, reason=reason)
         except CertServerError as error:
             _log.warning("challenge.dns01.not_removed", record=kept.record, reason=str(error))
+
+
+def _record(name: str) -> str:
+    return f"_acme-challenge.{name}"

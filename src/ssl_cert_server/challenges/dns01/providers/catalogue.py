@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 
@@ -35,7 +37,9 @@ def explain_provider(name: str) -> str | None:
     if name not in provider_names():
         return explain_unknown("dns-lexicon provider", name, list(provider_names()))
     if not provider_names()[name]:
-        return f"lexicon:{name} needs more packages than are installed: pip install 'dns-lexicon[{name}]'"
+        # By the path of this very interpreter: another one's packages are of no use.
+        command = shlex.join([sys.executable, "-m", "pip", "install", f"dns-lexicon[{name}]"])
+        return f"lexicon:{name} needs more packages than are installed; run {command}"
     return None
 
 
