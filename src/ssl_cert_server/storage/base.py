@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,9 @@ from ssl_cert_server.errors import StorageError
 
 MAX_VALUE = 4 * 1024 * 1024
 """Bytes a value may have; a longer one was never ours."""
+
+CHANGES_KEPT = 10_000
+"""Announcements that are remembered, at least; who was away for more is told to start over."""
 
 _SEGMENT = re.compile(r"[!-\-0-\[\]-~][!-.0-\[\]-~]{0,254}")
 
@@ -26,8 +29,32 @@ class Lease:
     token: int
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """An entry of the due index.
+
+    ``key`` comes up at ``at`` (Unix seconds); of those that are due the lowest ``rank`` goes first.
+    """
+
+    key: str
+    at: float
+    rank: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What was announced up to ``cursor``: ``keys``, each once.
+
+    Where ``reset`` is set, some of it is forgotten, and anything may have changed.
+    """
+
+    cursor: str
+    keys: tuple[str, ...] = ()
+    reset: bool = False
+
+
 class Storage(Protocol):
-    """Keys and bytes, shared by any number of instances, with leases.
+    """Keys and bytes, shared by any number of instances, with leases, a due index, and news of changes.
 
     Keys
         One to four segments joined by ``/``, each 1 to 255 printable ASCII characters without ``/``, ``\\`` and
@@ -47,6 +74,19 @@ class Storage(Protocol):
         lease, so a ``put`` or ``delete`` made under a lease is checked against it in one atomic step and refused
         with :class:`~ssl_cert_server.errors.LeaseLost` once another holder took over. Leases are not re-entrant:
         they exclude tasks of one process, too.
+
+    Due index
+        Queues of keys by time: ``schedule`` says when a key comes up next, in place of what was said before. ``claim``
+        takes what is due, each entry for one claimer only, over all instances. A claimed entry comes up again after
+        the claim's ``seconds``, unless it is scheduled anew or taken out: what a claimer died with is not lost, and
+        who works for longer schedules it later. Times are the caller's wall clock; nothing else is made of them.
+        When ``schedule`` returns, the entry survives a crash of the process and of the machine. Entries and values
+        know nothing of each other. Work per call is proportional to what is claimed or scheduled, or to its logarithm.
+
+    Changes
+        ``announce`` tells every instance, its own too, that what belongs to keys was changed. ``changes`` gives what
+        was announced after a cursor, in order, waiting for it for a while; at least :data:`CHANGES_KEPT` are kept.
+        An announcement may be lost with the machine it was made on, for it is a hint: who needs certainty reads.
 
     Failure
         Everything that goes wrong is a :class:`~ssl_cert_server.errors.StorageError` naming the key and the reason;
@@ -77,6 +117,33 @@ class Storage(Protocol):
 
     async def release(self, lease: Lease) -> None:
         """Give a lease back; one that was lost is simply gone."""
+
+    async def schedule(self, queue: str, entries: Sequence[Due]) -> None:
+        """Have keys come up in ``queue`` (a key's segment), each in place of the entry there was for it."""
+
+    async def unschedule(self, queue: str, keys: Sequence[str]) -> None:
+        """Take keys out of ``queue``; one that isn't there is none the less out."""
+
+    async def scheduled(self, queue: str, key: str) -> Due | None:
+        """Give a key's entry, or None."""
+
+    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> list[Due]:
+        """Take at most ``limit`` of what is due at ``now``, the lowest rank first; see above for ``seconds``."""
+
+    async def next_due(self, queue: str) -> float | None:
+        """Give when the next entry comes up (Unix seconds), claimed ones included; None where there is none."""
+
+    def list_due(self, queue: str) -> AsyncIterator[Due]:
+        """Iterate over all entries of ``queue``, in no order."""
+
+    async def announce(self, keys: Sequence[str]) -> None:
+        """Tell every instance that what belongs to these keys was changed."""
+
+    async def changes(self, cursor: str, wait: float) -> Changes:
+        """Give what was announced after ``cursor``, waiting for ``wait`` seconds at most where there is nothing.
+
+        An empty ``cursor`` gives the present one at once, and no keys. One that makes no sense is too old.
+        """
 
     async def check_writable(self) -> None:
         """Raise StorageError unless a value of some size could be written durably now."""

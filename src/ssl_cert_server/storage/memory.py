@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import LeaseLost
-from ssl_cert_server.storage.base import Lease, check_key, check_value
+from ssl_cert_server.storage.base import CHANGES_KEPT, Changes, Due, Lease, check_key, check_value
 
 
 class MemoryStorage:
@@ -17,6 +19,10 @@ class MemoryStorage:
         self._values: dict[str, bytes] = {}
         self._leases: dict[str, tuple[int, float]] = {}
         self._last_token = 0
+        self._queues: defaultdict[str, dict[str, Due]] = defaultdict(dict)
+        self._announced: list[str] = []
+        self._forgotten = 0
+        self._news = asyncio.Event()
 
     async def get(self, key: str) -> bytes | None:
         check_key(key)
@@ -56,6 +62,60 @@ class MemoryStorage:
     async def release(self, lease: Lease) -> None:
         if self._leases.get(lease.name, (0, 0.0))[0] == lease.token:
             del self._leases[lease.name]
+
+    async def schedule(self, queue: str, entries: Sequence[Due]) -> None:
+        for entry in entries:
+            check_key(entry.key)
+            self._queues[queue][entry.key] = entry
+
+    async def unschedule(self, queue: str, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._queues[queue].pop(key, None)
+
+    async def scheduled(self, queue: str, key: str) -> Due | None:
+        return self._queues[queue].get(key)
+
+    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> list[Due]:
+        due = sorted((entry for entry in self._queues[queue].values() if entry.at <= now), key=lambda entry: entry.rank)
+        for entry in due[:limit]:
+            self._queues[queue][entry.key] = Due(entry.key, now + seconds, entry.rank)
+        return due[:limit]
+
+    async def next_due(self, queue: str) -> float | None:
+        return min((entry.at for entry in self._queues[queue].values()), default=None)
+
+    async def list_due(self, queue: str) -> AsyncIterator[Due]:
+        for entry in [*self._queues[queue].values()]:
+            yield entry
+
+    async def announce(self, keys: Sequence[str]) -> None:
+        self._announced += keys
+        surplus = len(self._announced) - 2 * CHANGES_KEPT
+        if surplus > 0:
+            del self._announced[: surplus + CHANGES_KEPT]
+            self._forgotten += surplus + CHANGES_KEPT
+        self._news.set()
+
+    async def changes(self, cursor: str, wait: float) -> Changes:
+        end = self._forgotten + len(self._announced)
+        if not cursor:
+            return Changes(str(end))
+        since = int(cursor) if cursor.isdecimal() else -1
+        if not self._forgotten <= since <= end:
+            return Changes(str(end), reset=True)
+        if since == end:
+            self._news.clear()
+            await self._wait_for_news(wait)
+        keys = dict.fromkeys(self._announced[since - self._forgotten :])
+        return Changes(str(self._forgotten + len(self._announced)), tuple(keys))
+
+    async def _wait_for_news(self, wait: float) -> None:
+        waits = [asyncio.ensure_future(work) for work in (self._clock.sleep(wait), self._news.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiting in waits:
+                waiting.cancel()
 
     async def check_writable(self) -> None:
         """Memory always is."""

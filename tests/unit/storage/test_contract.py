@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from ssl_cert_server.errors import LeaseLost, StorageError
-from ssl_cert_server.storage.base import MAX_VALUE, Lease, Storage
+from ssl_cert_server.storage.base import CHANGES_KEPT, MAX_VALUE, Due, Lease, Storage
 from tests.unit.storage.conftest import Backend
 
 GOOD_KEYS = {
@@ -391,3 +391,219 @@ async def test_a_cancelled_acquire_leaves_at_worst_a_lease_that_lapses(
     await storage.put("settled", b"")
     await backend.let_pass(31)
     await taken(peer)
+
+
+# --- the due index
+
+NOW = 1_800_000_000.0
+
+
+async def all_due(storage: Storage, queue: str = "work") -> list[Due]:
+    return sorted([entry async for entry in storage.list_due(queue)], key=lambda entry: entry.key)
+
+
+async def claimed(storage: Storage, now: float = NOW, limit: int = 100, seconds: float = 60.0) -> list[str]:
+    return [entry.key for entry in await storage.claim("work", now=now, limit=limit, seconds=seconds)]
+
+
+async def test_what_is_scheduled_is_known_to_every_instance(storage: Storage, peer: Storage) -> None:
+    entries = [Due("*.a.example", NOW + 0.25, 3.5), Due("b.example+rsa", NOW - 1), Due("_x/y", 0.0, -1.0)]
+    await storage.schedule("work", entries)
+    assert await all_due(peer) == sorted(entries, key=lambda entry: entry.key)
+    for entry in entries:
+        assert await peer.scheduled("work", entry.key) == entry
+    assert await peer.scheduled("work", "other") is None
+    assert await peer.scheduled("other", "*.a.example") is None
+    assert await peer.next_due("work") == 0.0
+
+
+async def test_scheduling_anew_replaces_the_entry(storage: Storage, peer: Storage) -> None:
+    await storage.schedule("work", [Due("a", NOW, 1.0)])
+    await peer.schedule("work", [Due("a", NOW + 10, 2.0), Due("b", NOW + 5)])
+    assert await all_due(storage) == [Due("a", NOW + 10, 2.0), Due("b", NOW + 5)]
+    assert await claimed(storage, NOW + 4) == []
+    assert await storage.next_due("work") == NOW + 5
+
+
+async def test_an_entry_can_be_taken_out_claimed_or_not(storage: Storage, peer: Storage) -> None:
+    await storage.schedule("work", [Due("a", NOW), Due("b", NOW), Due("c", NOW)])
+    assert set(await claimed(peer, limit=1)) < {"a", "b", "c"}
+    await storage.unschedule("work", ["a", "b", "c", "never there"])
+    assert await all_due(peer) == []
+    assert await peer.next_due("work") is None
+    assert await claimed(peer, NOW + 1000) == []
+
+
+async def test_queues_do_not_meet(storage: Storage) -> None:
+    await storage.schedule("work", [Due("a", NOW)])
+    await storage.schedule("other", [Due("a", NOW + 1)])
+    await storage.unschedule("other", ["a"])
+    assert await all_due(storage) == [Due("a", NOW)]
+    assert await all_due(storage, "other") == []
+
+
+async def test_nothing_is_claimed_before_its_time(storage: Storage) -> None:
+    await storage.schedule("work", [Due("a", NOW), Due("b", NOW + 0.5)])
+    assert await claimed(storage, NOW - 0.5) == []
+    assert await claimed(storage, NOW) == ["a"]
+    assert await claimed(storage, NOW + 0.5) == ["b"]
+
+
+async def test_the_lowest_rank_goes_first_and_no_more_than_are_wanted(storage: Storage, peer: Storage) -> None:
+    await storage.schedule("work", [Due(f"k{number}", NOW - number, float(number * 7 % 10)) for number in range(10)])
+    ranked = [f"k{number}" for number in sorted(range(10), key=lambda number: number * 7 % 10)]
+    assert await claimed(storage, limit=4) == ranked[:4]
+    assert await claimed(peer, limit=4) == ranked[4:8]
+    assert await claimed(storage, limit=4) == ranked[8:]
+    assert await claimed(peer, limit=4) == []
+
+
+async def test_what_comes_due_later_overtakes_by_rank_what_waits(storage: Storage) -> None:
+    await storage.schedule("work", [Due("a", NOW, 5.0), Due("b", NOW, 6.0), Due("urgent", NOW + 10, 1.0)])
+    assert await claimed(storage, NOW, limit=1) == ["a"]
+    assert await claimed(storage, NOW + 10, limit=1) == ["urgent"]
+    assert await claimed(storage, NOW + 10, limit=1) == ["b"]
+
+
+async def test_the_claim_tells_what_the_entry_was(storage: Storage) -> None:
+    entry = Due("a", NOW - 123.5, 7.25)
+    await storage.schedule("work", [entry])
+    assert await storage.claim("work", now=NOW, limit=1, seconds=60) == [entry]
+
+
+async def test_nothing_is_claimed_twice_at_once(storage: Storage, peer: Storage) -> None:
+    await storage.schedule("work", [Due(f"k{number}", NOW, float(number)) for number in range(200)])
+    claims = await asyncio.gather(*(claimed(one, limit=7) for _ in range(20) for one in (storage, peer)))
+    keys = [key for claim in claims for key in claim]
+    assert sorted(keys) == sorted(f"k{number}" for number in range(200))
+
+
+async def test_what_its_claimer_died_with_comes_up_again(storage: Storage, peer: Storage, backend: Backend) -> None:
+    await storage.schedule("work", [Due("a", NOW, 2.0)])
+    assert await claimed(storage, seconds=60) == ["a"]
+    assert await peer.next_due("work") == NOW + 60
+    if backend.shared:
+        await storage.close()
+    assert await claimed(peer, NOW + 59) == []
+    assert await peer.claim("work", now=NOW + 60, limit=1, seconds=60) == [Due("a", NOW + 60, 2.0)]
+
+
+async def test_who_works_for_longer_schedules_it_later(storage: Storage, peer: Storage) -> None:
+    await storage.schedule("work", [Due("a", NOW)])
+    assert await claimed(storage, seconds=60) == ["a"]
+    await storage.schedule("work", [Due("a", NOW + 120)])
+    assert await claimed(peer, NOW + 61) == []
+    assert await claimed(peer, NOW + 120) == ["a"]
+
+
+async def test_the_due_index_survives_every_instance(backend: Backend) -> None:
+    first = backend.open()
+    await first.schedule("work", [Due("a", NOW), Due("b", NOW + 5)])
+    assert await claimed(first, seconds=60) == ["a"]
+    await first.close()
+    second = backend.open()
+    assert await second.next_due("work") == NOW + 5
+    assert sorted(await claimed(second, NOW + 60)) == ["a", "b"]
+
+
+async def test_thousands_are_scheduled_and_claimed(storage: Storage) -> None:
+    entries = [Due(f"k{number:05}", NOW - number, float(number)) for number in range(5000)]
+    await storage.schedule("work", entries)
+    assert len(await all_due(storage)) == 5000
+    keys: list[str] = []
+    while batch := await claimed(storage, limit=500, seconds=1e6):
+        keys += batch
+    assert keys == [entry.key for entry in entries]
+    await storage.unschedule("work", keys)
+    assert await storage.next_due("work") is None
+
+
+@bad_keys
+async def test_a_bad_key_is_not_scheduled(storage: Storage, key: str) -> None:
+    with pytest.raises(StorageError, match="can't be a storage key"):
+        await storage.schedule("work", [Due("good", NOW), Due(key, NOW)])
+
+
+async def test_the_due_index_is_in_no_list(storage: Storage) -> None:
+    await storage.schedule("work", [Due("a", NOW)])
+    await storage.announce(["a"])
+    assert await listed(storage) == []
+
+
+# --- changes
+
+
+async def test_who_asks_first_is_told_where_things_stand(storage: Storage) -> None:
+    await storage.announce(["before"])
+    changes = await storage.changes("", 0)
+    assert (changes.keys, changes.reset) == ((), False)
+    assert await storage.changes(changes.cursor, 0) == changes
+
+
+async def test_what_is_announced_reaches_every_instance_once_and_in_order(storage: Storage, peer: Storage) -> None:
+    cursors = [(await one.changes("", 0)).cursor for one in (storage, peer)]
+    await storage.announce(["b.example", "a.example"])
+    await peer.announce(["*.c.example", "b.example"])
+    for one, cursor in zip((storage, peer), cursors, strict=True):
+        changes = await one.changes(cursor, 0)
+        assert (set(changes.keys), len(changes.keys), changes.reset) == (
+            {"b.example", "a.example", "*.c.example"},
+            3,
+            False,
+        )
+        assert (await one.changes(changes.cursor, 0)).keys == ()
+        again = await one.changes(cursor, 0)
+        assert set(again.keys) == set(changes.keys), "a cursor can be used again"
+
+
+async def test_a_cursor_is_as_good_at_another_instance(storage: Storage, peer: Storage) -> None:
+    cursor = (await storage.changes("", 0)).cursor
+    await storage.announce(["a.example"])
+    assert (await peer.changes(cursor, 0)).keys == ("a.example",)
+
+
+@pytest.mark.parametrize("cursor", ["999999999999", "-1", "nonsense", "9-9-9", "0 OR 1=1", "\r\n", "x" * 5000])
+async def test_a_cursor_that_makes_no_sense_starts_over(storage: Storage, cursor: str) -> None:
+    await storage.announce(["a.example"])
+    changes = await storage.changes(cursor, 0)
+    assert changes.reset
+    assert (await storage.changes(changes.cursor, 0)).keys == ()
+
+
+async def test_one_that_was_away_for_too_long_starts_over(storage: Storage) -> None:
+    cursor = (await storage.changes("", 0)).cursor
+    for _ in range(31):
+        await storage.announce([f"n{number}.example" for number in range(CHANGES_KEPT // 10)])
+    assert (await storage.changes(cursor, 0)).reset
+
+
+async def test_thousands_that_were_announced_are_all_told(storage: Storage, peer: Storage) -> None:
+    cursor = (await peer.changes("", 0)).cursor
+    keys = {f"n{number}.example" for number in range(CHANGES_KEPT // 2)}
+    await storage.announce(sorted(keys))
+    told: set[str] = set()
+    while batch := await peer.changes(cursor, 0):
+        if not batch.keys:
+            break
+        told |= {*batch.keys}
+        cursor = batch.cursor
+    assert told == keys
+
+
+async def test_who_waits_is_told_when_it_happens(storage: Storage, peer: Storage) -> None:
+    cursor = (await peer.changes("", 0)).cursor
+    waiting = asyncio.ensure_future(peer.changes(cursor, 1000))
+    await asyncio.sleep(0)
+    await storage.announce(["a.example"])
+    assert (await waiting).keys == ("a.example",)
+
+
+async def test_a_wait_that_is_given_up_harms_nobody(storage: Storage, peer: Storage) -> None:
+    cursor = (await peer.changes("", 0)).cursor
+    for _ in range(3):
+        waiting = asyncio.ensure_future(peer.changes(cursor, 1000))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    await storage.announce(["a.example"])
+    assert (await peer.changes(cursor, 0)).keys == ("a.example",)
