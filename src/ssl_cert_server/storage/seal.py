@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ssl_cert_server.errors import StorageError
+from ssl_cert_server.errors import NotOpened
 
 KEY_BYTES = 32
 MAGIC = b"\x93scs"
@@ -73,21 +73,21 @@ class Sealer:
     def open(self, key: str, sealed: bytes) -> bytes:
         """Open what :meth:`seal` gave for the same storage key.
 
-        :raises StorageError: by a key that isn't known here, damaged, or moved from another storage key.
+        :raises NotOpened: by a key that isn't known here, damaged, or moved from another storage key.
         """
         header, nonce = sealed[:_NONCE_AT], sealed[_NONCE_AT:_TEXT_AT]
         if header[len(MAGIC) : _ID_AT] not in (_VERSION + form.value for form in Form):
-            raise StorageError(f"can't open {key}: it was sealed by a later version of the server, or is damaged")
+            raise NotOpened(f"can't open {key}: it was sealed by a later version of the server, or is damaged")
         cipher = self._ciphers.get(header[_ID_AT:])
         if cipher is None:
-            raise StorageError(
+            raise NotOpened(
                 f"can't open {key}: it is sealed with the key {header[_ID_AT:].hex()}, which is not one of "
                 "storage.seal.keys; list that key, too"
             )
         try:
             return cipher.decrypt(nonce, sealed[_TEXT_AT:], header + key.encode())
         except (InvalidTag, ValueError) as error:  # ValueError: shorter than a nonce and a tag
-            raise StorageError(
+            raise NotOpened(
                 f"can't open {key}: what is stored there is damaged, or was sealed for another key; "
                 "restore it from a backup, or remove it"
             ) from error

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
-from ssl_cert_server.errors import StorageError
+from ssl_cert_server.errors import NotOpened, StorageError
 from ssl_cert_server.storage.base import MAX_VALUE, Changes, Due, Lease, Storage, check_value
 from ssl_cert_server.storage.seal import OVERHEAD, Form, Sealer, form_of, is_sealed, nonce_of
 
@@ -41,7 +41,7 @@ class SealedStorage:
             end = await self._inner.get(_end_key(stored))
             if end is not None:
                 return self._sealer.open(key, stored + end)
-        raise StorageError(f"can't open {key}: its end is missing; restore it from a backup, or remove it")
+        raise NotOpened(f"can't open {key}: its end is missing; restore it from a backup, or remove it")
 
     async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:
         check_value(key, value)

@@ -66,7 +66,7 @@ def test_what_a_package_says_is_handed_on_and_other_failures_only_by_their_kind(
         raise RuntimeError(f"login failed with {settings['password']}")
 
     installed("sqlite", refusing)
-    with pytest.raises(StorageError, match="^sqlite: path is required$"):
+    with pytest.raises(StorageError, match=r"^sqlite: path is required$"):
         open_backend("sqlite", {}, ManualClock())
     installed("sqlite", failing)
     with pytest.raises(StorageError, match=r"storage.type sqlite of the package .* can't be opened: RuntimeError$"):
@@ -76,7 +76,7 @@ def test_what_a_package_says_is_handed_on_and_other_failures_only_by_their_kind(
 def test_a_package_that_cannot_be_loaded_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = EntryPoint("sqlite", "no_such_package_anywhere:open", GROUP)
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
-    with pytest.raises(StorageError, match="storage.type sqlite .*: ModuleNotFoundError"):
+    with pytest.raises(StorageError, match=r"storage\.type sqlite .*: ModuleNotFoundError"):
         open_backend("sqlite", {}, ManualClock())
 
 
