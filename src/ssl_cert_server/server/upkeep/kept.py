@@ -82,6 +82,11 @@ class Kept:
         return next((place.url for place in places if place.key == ACCOUNT_KEY), ACCOUNT_KEY)
 
 
+def one_at_a_time(place: str) -> bool:
+    """Tell whether values in a folder would wait for each other's leases."""
+    return place == _ACCOUNTS or shares_a_lease(place)
+
+
 def shares_a_lease(place: str) -> bool:
     """Tell whether all that is in a folder is written under one lease."""
     return place.startswith("_budgets/")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import LeaseLost, NotOpened
-from ssl_cert_server.server.upkeep.kept import Kept, shares_a_lease
+from ssl_cert_server.server.upkeep.kept import Kept, one_at_a_time, shares_a_lease
 from ssl_cert_server.server.upkeep.streams import SIDE_BY_SIDE, batches, side_by_side
 from ssl_cert_server.storage.leasing import leased
 from ssl_cert_server.storage.sealed import SealedStorage
@@ -55,9 +55,8 @@ class Reseal:
         :raises StorageError: storage can't be read or written any more.
         """
         for folder in await self.kept.folders(self.storage):
-            shared = shares_a_lease(folder)
-            keys = batches(self.storage.list(folder), _UNDER_ONE_LEASE if shared else 1)
-            await side_by_side(keys, self._rewrite, 1 if shared else SIDE_BY_SIDE)
+            keys = batches(self.storage.list(folder), _UNDER_ONE_LEASE if shares_a_lease(folder) else 1)
+            await side_by_side(keys, self._rewrite, 1 if one_at_a_time(folder) else SIDE_BY_SIDE)
         return self.counts
 
     async def _rewrite(self, keys: list[str]) -> None:
