@@ -9,11 +9,13 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import InvalidCertificate, NotOpened
 from ssl_cert_server.server.upkeep.kept import RENEWAL
 from ssl_cert_server.server.upkeep.stored import Rules, due_of, parse_stored
-from ssl_cert_server.server.upkeep.streams import side_by_side
+from ssl_cert_server.server.upkeep.streams import batches, side_by_side
 from ssl_cert_server.storage.base import Due, Storage
 
 _GIVEN_UP_AFTER = 7 * 86_400.0
 """Seconds; renewal leaves alone what expired longer ago, so that it isn't all ordered at once."""
+
+_TOGETHER = 100
 
 
 @dataclass(slots=True)
@@ -34,28 +36,27 @@ class IndexRebuild:
 
         :raises StorageError: storage can't be read or written.
         """
-        await side_by_side(self.storage.list_due(RENEWAL), self._renew_entry)
-        await side_by_side(self.storage.list(), self._add_missing)
+        await side_by_side(batches(self.storage.list_due(RENEWAL), _TOGETHER), self._renew_entries)
+        await side_by_side(batches(self.storage.list(), _TOGETHER), self._add_missing)
 
-    async def _renew_entry(self, entry: Due) -> None:
-        due = await self._due(entry.key)
-        if due is None:
-            await self.storage.unschedule(RENEWAL, [entry.key])
-            self.removed += 1
-        else:
-            await self._schedule(due)
+    async def _renew_entries(self, entries: list[Due]) -> None:
+        dues = {entry.key: await self._due(entry.key) for entry in entries}
+        await self._schedule([due for due in dues.values() if due is not None])
+        gone = [key for key, due in dues.items() if due is None]
+        await self.storage.unschedule(RENEWAL, gone)
+        self.removed += len(gone)
 
-    async def _add_missing(self, key: str) -> None:
-        self.step()
-        if self.rules.policy.stored_subject(key) is None or await self.storage.scheduled(RENEWAL, key) is not None:
-            return
-        due = await self._due(key, told=True)
-        if due is not None:
-            await self._schedule(due)
+    async def _add_missing(self, keys: list[str]) -> None:
+        missing = []
+        for key in keys:
+            self.step()
+            if self.rules.policy.stored_subject(key) and not await self.storage.scheduled(RENEWAL, key):
+                missing.append(await self._due(key, told=True))
+        await self._schedule([due for due in missing if due is not None])
 
-    async def _schedule(self, due: Due) -> None:
-        await self.storage.schedule(RENEWAL, [due])
-        self.scheduled += 1
+    async def _schedule(self, dues: list[Due]) -> None:
+        await self.storage.schedule(RENEWAL, dues)
+        self.scheduled += len(dues)
 
     async def _due(self, key: str, *, told: bool = False) -> Due | None:
         """Give the entry that a key should have; with ``told``, say why it has none."""
