@@ -51,6 +51,10 @@ class AnswerCache:
         if not names:
             del self._by_cert_key[answer.cert_key]
 
+    def cert_keys(self) -> list[str]:
+        """Give the keys of all certificates that are in use."""
+        return [*self._by_cert_key]
+
     def names_of(self, cert_key: str) -> set[str]:
         """Give the names that are answered with the certificate stored under ``cert_key``."""
         return set(self._by_cert_key.get(cert_key, ()))

@@ -52,6 +52,10 @@ class Certificates:
             self._remember(place, certificate, self._issuers[Source.ACME], subject)
             self._fetched.pop(place, None)  # what is being read is older
 
+    def uses(self, cert_key: str) -> bool:
+        """Tell whether a name is answered with the certificate stored under ``cert_key``, or is about to be."""
+        return bool(self._cache.names_of(cert_key)) or cert_key in self._fetched.values()
+
     def drop(self, cert_key: str) -> None:
         """Forget the certificate that was stored under ``cert_key``; who asks next is answered anew."""
         self._cache.drop_certificate(cert_key)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import LeaseLost
 from ssl_cert_server.storage.base import CHANGES_KEPT, Changes, Due, Lease, check_key, check_value
+from ssl_cert_server.storage.memory_index import MemoryQueue
 
 
 class MemoryStorage:
@@ -19,7 +20,8 @@ class MemoryStorage:
         self._values: dict[str, bytes] = {}
         self._leases: dict[str, tuple[int, float]] = {}
         self._last_token = 0
-        self._queues: defaultdict[str, dict[str, Due]] = defaultdict(dict)
+        self._queues: defaultdict[str, MemoryQueue] = defaultdict(MemoryQueue)
+        self._index_complete = False
         self._announced: list[str] = []
         self._forgotten = 0
         self._news = asyncio.Event()
@@ -66,27 +68,31 @@ class MemoryStorage:
     async def schedule(self, queue: str, entries: Sequence[Due]) -> None:
         for entry in entries:
             check_key(entry.key)
-            self._queues[queue][entry.key] = entry
+        for entry in entries:
+            self._queues[queue].put(entry)
 
     async def unschedule(self, queue: str, keys: Sequence[str]) -> None:
         for key in keys:
-            self._queues[queue].pop(key, None)
+            self._queues[queue].remove(key)
 
     async def scheduled(self, queue: str, key: str) -> Due | None:
         return self._queues[queue].get(key)
 
-    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> list[Due]:
-        due = sorted((entry for entry in self._queues[queue].values() if entry.at <= now), key=lambda entry: entry.rank)
-        for entry in due[:limit]:
-            self._queues[queue][entry.key] = Due(entry.key, now + seconds, entry.rank)
-        return due[:limit]
+    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> Sequence[Due]:
+        return self._queues[queue].claim(now, limit, seconds)
 
     async def next_due(self, queue: str) -> float | None:
-        return min((entry.at for entry in self._queues[queue].values()), default=None)
+        return self._queues[queue].next()
 
     async def list_due(self, queue: str) -> AsyncIterator[Due]:
-        for entry in [*self._queues[queue].values()]:
+        for entry in self._queues[queue]:
             yield entry
+
+    async def index_complete(self) -> bool:
+        return self._index_complete
+
+    async def mark_index_complete(self) -> None:
+        self._index_complete = True
 
     async def announce(self, keys: Sequence[str]) -> None:
         self._announced += keys

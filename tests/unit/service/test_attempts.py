@@ -48,7 +48,7 @@ class Room:
     async def make(self, state: NameState = NOTHING) -> Certificate:
         lease = self.lease = self.lease or await self.storage.acquire("certificates/*.a.com", 1e9)
         assert lease is not None
-        return await self.attempts.make(Wanted(SUBJECT, Priority.HANDSHAKE), state, lease)
+        return (await self.attempts.make(Wanted(SUBJECT, Priority.HANDSHAKE), state, lease)).certificate
 
     async def fail(self, outcome: Exception | Certificate, state: NameState = NOTHING) -> NameState:
         self.ca.outcomes[NAME].append(outcome)
