@@ -24,7 +24,6 @@ from ssl_cert_server.service import (
     certificates,
     flights,
     issuance,
-    notices,
     preflight,
     ttl,
 )
@@ -113,7 +112,6 @@ LIMITS = {
     "a tls-alpn-01 connection": f"{tlsalpn01_listener.DEADLINE:.0f} s",
     "a ClientHello's size": f"{client_hello.MAX_HELLO // 1024} KiB",
     "a tls-alpn-01 challenge's wait for its name": f"{tlsalpn01.TURN_DEADLINE:.0f} s",
-    "looking for notices of commands": f"{notices._LOOK_EVERY:.0f} s",
     "a request's size": f"{protocol.MAX_MESSAGE // 1024} KiB",
     "a request's arrival": f"{protocol.MESSAGE_DEADLINE:.0f} s",
     "an idle connection": f"{run._KEEP_ALIVE} s",

@@ -103,17 +103,19 @@ class MemoryStorage:
         self._news.set()
 
     async def changes(self, cursor: str, wait: float) -> Changes:
-        end = self._forgotten + len(self._announced)
-        if not cursor:
-            return Changes(str(end))
-        since = int(cursor) if cursor.isdecimal() else -1
-        if not self._forgotten <= since <= end:
-            return Changes(str(end), reset=True)
-        if since == end:
+        if cursor == self._cursor:
             self._news.clear()
             await self._wait_for_news(wait)
-        keys = dict.fromkeys(self._announced[since - self._forgotten :])
-        return Changes(str(self._forgotten + len(self._announced)), tuple(keys))
+        if not cursor:
+            return Changes(self._cursor)
+        since = int(cursor) - self._forgotten if cursor.isdecimal() else -1
+        if not 0 <= since <= len(self._announced):
+            return Changes(self._cursor, reset=True)
+        return Changes(self._cursor, tuple(dict.fromkeys(self._announced[since:])))
+
+    @property
+    def _cursor(self) -> str:
+        return str(self._forgotten + len(self._announced))
 
     async def _wait_for_news(self, wait: float) -> None:
         waits = [asyncio.ensure_future(work) for work in (self._clock.sleep(wait), self._news.wait())]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from ssl_cert_server.renewal.known import RenewalSchedule
+from ssl_cert_server.renewal.plan import RenewalPlan
 
 from ssl_cert_server.config.authorities import LETS_ENCRYPT, LETS_ENCRYPT_STAGING
 from ssl_cert_server.config.load import parse_config
@@ -21,9 +21,10 @@ from tests.support.leaves import make_certificate
 
 BACKGROUND = {
     "managed.watch",
-    "notices",
+    "changes",
     "renewal",
-    "renewal.scan",
+    "renewal.index",
+    "renewal.seen",
     "renewal.advice",
     "http01.left_over",
     "budget.sweep",
@@ -131,7 +132,11 @@ async def test_what_was_issued_is_scheduled_as_new_and_hot(tmp_path: Path, monke
         return Issued(certificate, LETS_ENCRYPT, "http-01")
 
     monkeypatch.setattr(Authorities, "issue", issue)
-    monkeypatch.setattr(RenewalSchedule, "add_new", lambda _, subject, new: scheduled.append((subject.cert_key, new)))
+
+    async def plan(self: RenewalPlan, subject: Subject, new: Certificate, record: IssuedRecord) -> None:
+        scheduled.append((subject.cert_key, new))
+
+    monkeypatch.setattr(RenewalPlan, "stored", plan)
     monkeypatch.chdir(tmp_path)
     async with compose(_load("domains: [a.com]"), ManualClock()) as parts:
         transport = httpx2.ASGITransport(app=parts.app)

@@ -70,7 +70,7 @@ async def test_certificate_record_and_state_are_kept(it: Room) -> None:
     assert it.ca.calls == [(NAME, ORDER)]
     assert await it.storage.get(SUBJECT.cert_key) == certificate.stored
     record = await load_record(it.storage, SUBJECT.cert_key, certificate.fingerprint)
-    assert record == IssuedRecord(certificate.fingerprint, DIRECTORY, "http-01")
+    assert record == IssuedRecord.of_new(certificate, DIRECTORY, "http-01", it.clock.now(), None)
     assert await it.state() == NameState()
 
 

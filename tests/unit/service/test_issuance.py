@@ -489,7 +489,9 @@ class TestLeases:
         await it.clock.advance(2)
         assert await first == await second
         assert len(it.ca.calls) == 1
-        assert two.upkeep.written == it.one.upkeep.written == [(NAME, (await first).fingerprint)]
+        given = [(NAME, (await first).fingerprint)]
+        assert sorted([two.upkeep.written, it.one.upkeep.written]) == sorted([two.upkeep.peers, it.one.upkeep.peers])
+        assert two.upkeep.written + it.one.upkeep.written == given
 
     async def test_a_failure_of_a_peer_holds_for_those_who_waited(self, it: Fleet) -> None:
         it.ca.outcomes[NAME].append(REFUSED)
@@ -583,8 +585,8 @@ class TestRenewal:
         new = await two.renew(old)
         assert await it.one.renew(old) == new
         assert len(it.ca.calls) == 1
-        assert it.one.upkeep.written == [(NAME, new.fingerprint)]
-        assert it.one.upkeep.read == [], "it is new, and may be scheduled only as such"
+        assert it.one.upkeep.peers == [(NAME, new.fingerprint)]
+        assert it.one.upkeep.read == [], "it is new, and planned by the peer"
 
     async def test_a_handshake_meanwhile_joins_it_where_the_old_one_expired(self, it: Fleet) -> None:
         old = await it.put(NAME, end=START + 10)
@@ -775,14 +777,15 @@ class TestWildcards:
         await settle()
         assert it.ca.calls == []
 
-    async def test_a_name_that_fails_is_left_to_renewal(self, it: Fleet) -> None:
+    async def test_a_name_that_fails_is_tried_again_when_the_answer_was_used_for_an_hour(self, it: Fleet) -> None:
         own = await it.put("www.a.com")
         it.ca.outcomes["*.a.com"].append(REFUSED)
         for _ in range(2):
             assert await it.one.certificates.obtain("www.a.com", self.wild) == own
             await settle()
         assert len(it.ca.calls) == 1
-        assert it.one.upkeep.read == [("*.a.com", own.fingerprint)] * 2
+        assert it.one.certificates.fresh_until(own) == START + HOUR
+        assert it.one.certificates.fresh_until(make_certificate("*.a.com")) > START + DAY
 
 
 class TestCutShort:
@@ -839,7 +842,7 @@ class TestPredecessor:
         await it.one.renew(old)
         assert [wanted.predecessor for wanted in it.ca.wanted] == [
             None,
-            Predecessor(old, IssuedRecord(old.fingerprint, DIRECTORY, "http-01")),
+            Predecessor(old, IssuedRecord.of_new(old, DIRECTORY, "http-01", START, None)),
         ]
 
     async def test_of_one_of_before_nothing_is_known(self, it: Fleet) -> None:
