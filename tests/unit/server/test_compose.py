@@ -5,17 +5,18 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from ssl_cert_server.renewal.plan import RenewalPlan
 
 from ssl_cert_server.config.authorities import LETS_ENCRYPT, LETS_ENCRYPT_STAGING
 from ssl_cert_server.config.load import parse_config
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.errors import NotPermitted, StorageError
 from ssl_cert_server.model import Certificate, KeyFamily, Permission, Subject
+from ssl_cert_server.renewal.plan import RenewalPlan
 from ssl_cert_server.server.compose import compose, policy_rules
 from ssl_cert_server.service.attempts import Issued, Wanted
 from ssl_cert_server.service.authorities import Authorities
 from ssl_cert_server.service.policy import Decision, Policy, PolicyRules, SelfSignedRule, Source
+from ssl_cert_server.service.records import IssuedRecord
 from tests.support.clock import AutoClock, ManualClock
 from tests.support.leaves import make_certificate
 
