@@ -27,7 +27,7 @@ from ssl_cert_server.service import (
     preflight,
     ttl,
 )
-from ssl_cert_server.storage import base, directory, leasing
+from ssl_cert_server.storage import base, directory_threads, leasing
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "clients/openresty/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -117,7 +117,7 @@ LIMITS = {
     "an idle connection": f"{run._KEEP_ALIVE} s",
     "waiting for a certificate while the server stops": f"{run._PATIENCE} s",
     "stopping": f"{run._DRAIN} s",
-    "one storage operation": f"{directory._DEADLINE:.0f} s",
+    "one storage operation": f"{directory_threads.DEADLINE:.0f} s",
     "a file in storage": f"{base.MAX_VALUE // MIB} MiB",
     "looking for changed managed files": f"{managed._WATCH_EVERY:.0f} s",
     "a lease after its holder hangs": f"{leasing.LEASE_SECONDS:.0f} s",
