@@ -11,7 +11,8 @@
     ├── InvalidCertificate       whoever made it: key and chain that can't be used
     ├── LookupFailed             nobody: DNS gave no usable answer
     ├── StorageError             the operator: storage refused, is full, or is gone
-    │   └── LeaseLost              nobody: another instance took over this work
+    │   ├── LeaseLost              nobody: another instance took over this work
+    │   └── NotOpened              the operator: a value is sealed with a key unknown here, or damaged
     ├── Unavailable              nobody: ask again after ``retry_after`` seconds
     │   ├── BackingOff             the name failed lately and isn't tried before then
     │   ├── BudgetSpent            the CA's limits, or our own, leave no room now
@@ -103,6 +104,10 @@ class StorageError(CertServerError):
 
 class LeaseLost(StorageError):
     """The lease lapsed and another holder took over; the write was refused."""
+
+
+class NotOpened(StorageError):
+    """A sealed value can't be opened: its key isn't known here, or it is damaged. Everything else may be well."""
 
 
 class Unavailable(CertServerError):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ssl_cert_server import __version__
-from ssl_cert_server.cli import account, check_config, generate_self_signed, local_ca, revoke, run, why
+from ssl_cert_server.cli import account, check_config, generate_self_signed, local_ca, revoke, run, storage, why
 from ssl_cert_server.errors import CertServerError, ConfigError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("why")(why.why)
 app.command("revoke")(revoke.revoke)
 app.add_typer(account.app, name="account")
 app.add_typer(local_ca.app, name="local-ca")
+app.add_typer(storage.app, name="storage")
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback signature

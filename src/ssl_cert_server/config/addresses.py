@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ssl_cert_server.config.values import plain_text
 from ssl_cert_server.errors import InvalidName
@@ -13,6 +14,7 @@ from ssl_cert_server.pki.names import normalize_name
 _FORMS = "must be host:port, [IPv6 address]:port or unix:/path, with a port from 0 to 65535"
 _TCP_FORMS = "must be host:port or [IPv6 address]:port, with a port from 0 to 65535"
 _NAMESERVER_FORMS = "must be an IP address, alone or with a port: 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:5353"
+_REDIS_FORMS = "must be host:port, or a URL: redis://host:port/0, rediss://host:port or unix:///path"
 _NETWORK_FORMS = "must be an IP address or a network, like 203.0.113.1 or 203.0.113.0/24"
 _DNS_PORT = 53
 _MAX_UNIX_PATH = 107
@@ -96,6 +98,26 @@ def parse_network(value: object) -> Network:
         return ipaddress.ip_network(value)
     except ValueError as error:
         raise ValueError(_NETWORK_FORMS) from error
+
+
+def redis_address(value: str) -> str:
+    """Check the address of a Redis server, and give it as it is.
+
+    :raises ValueError: with what is accepted.
+    """
+    if "://" not in value:
+        _parse_tcp(value, _REDIS_FORMS)
+        return value
+    try:
+        url = urlsplit(value)
+        host, _ = url.hostname, url.port
+    except ValueError as error:
+        raise ValueError(_REDIS_FORMS) from error
+    if "@" in url.netloc or "password=" in url.query:
+        raise ValueError("must not hold a user name or password: see username, password_file and password_env")
+    if url.scheme not in ("redis", "rediss", "unix") or not (url.path if url.scheme == "unix" else host):
+        raise ValueError(_REDIS_FORMS)
+    return value
 
 
 def _parse_tcp(value: object, forms: str) -> TcpAddress:

@@ -3,7 +3,7 @@
 # No `from __future__ import annotations` here: pydantic reads the annotations.
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, PlainValidator
 
@@ -24,32 +24,10 @@ from ssl_cert_server.config.section import (
     one_or_more,
     some,
 )
+from ssl_cert_server.config.storage import Storage
 from ssl_cert_server.model import KeyFamily, KeyType
 
 _DEFAULT_ORGANIZATION = ("SSL Cert Server Self-Signed",)
-
-
-def _storage_type(value: object) -> str:
-    if value in ("redis", "postgres"):
-        raise ValueError(f"{value} is not available in this version; use dir_cache")
-    if value != "dir_cache":
-        raise ValueError("must be dir_cache")
-    return "dir_cache"
-
-
-class Redis(Section):
-    """Kept so that the predecessor's file loads; nothing reads it while ``storage.type`` can't be ``redis``."""
-
-    addr: Text = "127.0.0.1:6379"
-    prefix: Text = ""
-
-
-class Storage(Section):
-    """Where certificates and accounts are kept."""
-
-    type: Annotated[Literal["dir_cache"], PlainValidator(_storage_type)] = "dir_cache"
-    dir_cache: FilePath = Path("./secret-dir")
-    redis: Redis = Redis()
 
 
 class Managed(Section):

@@ -5,6 +5,7 @@ Each function gives the secret, or raises ValueError in words that hold nothing 
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from pathlib import Path
@@ -16,6 +17,10 @@ from ssl_cert_server.config.values import plain_text, read_bounded, reason
 MAX_SECRET = 4096
 """Bytes; an HMAC key has a hundred."""
 
+# Both hold 32 bytes.
+_HEX = re.compile(r"[0-9A-Fa-f]{64}")
+_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{43}|[A-Za-z0-9_-]{43})=?")
+_CREDENTIAL = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _BASE64URL = re.compile(r"(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-]{2}(?:==)?|[A-Za-z0-9_-]{3}=?)?")
 
 
@@ -51,6 +56,32 @@ def from_environment(value: object) -> SecretStr:
     if not text:
         raise ValueError("the environment variable is not set, or empty")
     return SecretStr(plain_text(text))
+
+
+def from_credential(value: object) -> SecretStr:
+    """Read a secret from the service's credentials, as systemd hands them over (``LoadCredential=``)."""
+    name, folder = plain_text(_text(value)), os.environ.get("CREDENTIALS_DIRECTORY")
+    if not _CREDENTIAL.fullmatch(name) or name in (".", ".."):
+        raise ValueError("must be the name of a credential: letters, digits, dots, - and _")
+    if not folder:
+        raise ValueError("there are no credentials: CREDENTIALS_DIRECTORY is not set, as systemd does for a service")
+    return from_file(f"{folder}/{name}")
+
+
+def seal_key(secret: SecretStr) -> SecretStr:
+    """Check that a secret is a key that values can be sealed with."""
+    seal_key_bytes(secret.get_secret_value())
+    return secret
+
+
+def seal_key_bytes(text: str) -> bytes:
+    """Read a key of 32 bytes, as ``storage new-key`` prints it, or in hex."""
+    text = text.strip()
+    if _HEX.fullmatch(text):
+        return bytes.fromhex(text)
+    if _BASE64.fullmatch(text):
+        return base64.urlsafe_b64decode(text.rstrip("=").replace("+", "-").replace("/", "_") + "=")
+    raise ValueError("must hold 32 bytes in base64 or hex, as `ssl-cert-server storage new-key` prints them")
 
 
 def base64url(secret: SecretStr) -> SecretStr:

@@ -31,6 +31,7 @@ _STORAGE_KEY = re.compile(r"(?![._])[!-.0-\[\]-~]{1,200}")
 # Of what RFC 5322 allows, without that which has a meaning in a mailto: URL.
 _MAIL_BOX = re.compile(r"[A-Za-z0-9.!$&'*+/=^_`{|}~-]{1,64}")
 
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _RATE = re.compile(r"([0-9]{1,9})/([0-9]{1,9})([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_PERIOD = 366 * 86_400
@@ -171,6 +172,13 @@ def organization(value: str) -> str:
     """Check a name that goes into a certificate's subject."""
     if not 0 < len(value.encode()) <= MAX_ORGANIZATION:
         raise ValueError(f"must be 1 to {MAX_ORGANIZATION} bytes long")
+    return value
+
+
+def schema_name(value: str) -> str:
+    """Check the name of a schema in PostgreSQL: one that needs no quotes, and isn't PostgreSQL's own."""
+    if not _SCHEMA.fullmatch(value) or value.startswith("pg_"):
+        raise ValueError("must be 1 to 63 small letters, digits and underscores, not starting with a digit or pg_")
     return value
 
 

@@ -35,8 +35,9 @@ from ssl_cert_server.service.policy import Policy, PolicyRules, SelfSignedRule, 
 from ssl_cert_server.service.readiness import Readiness
 from ssl_cert_server.service.sweep import StateSweep
 from ssl_cert_server.service.turns import Turns
-from ssl_cert_server.storage.base import Storage
-from ssl_cert_server.storage.directory import DirectoryStorage
+from ssl_cert_server.storage.registry import open_backend
+from ssl_cert_server.storage.seal import Sealer, SealKey
+from ssl_cert_server.storage.sealed import SealedStorage
 
 _CACHE_BYTES = 256 * 1024 * 1024
 _DAY = 86_400.0
@@ -139,12 +140,16 @@ def renewal_plan(config: Config, storage: Storage, clock: Clock) -> RenewalPlan:
     return RenewalPlan(storage, clock, days * _DAY if days is not None else None)
 
 
-def open_storage(config: Config, clock: Clock) -> Storage:
-    """Open the storage that the configuration names.
+def open_storage(config: Config, clock: Clock, *, seal: bool = True) -> SealedStorage:
+    """Open the storage that the configuration names; with ``seal`` off, what is written stays unsealed.
+
+    Without keys it is sealed storage, too: what was sealed is refused there, not taken for broken and issued anew.
 
     :raises StorageError: it can't be opened.
     """
-    return DirectoryStorage(config.storage.dir_cache, clock)
+    settings = config.storage
+    sealer = Sealer((SealKey(secret) for secret in settings.seal.secrets), seal=seal)
+    return SealedStorage(open_backend(settings.type, settings.settings, clock), sealer)
 
 
 def policy_rules(config: Config) -> PolicyRules:

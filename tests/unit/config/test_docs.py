@@ -58,7 +58,20 @@ def _files_the_page_mentions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     write_root(tmp_path / "pebble.pem")
     (tmp_path / "zerossl.key").write_text("bm90LWEtc2VjcmV0\n")
     monkeypatch.setenv("ZEROSSL_HMAC_KEY", "bm90LWEtc2VjcmV0")
+    _storage_files(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
+
+
+def _storage_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_root(folder / "redis-ca.pem")
+    for name in ("redis.password", "database.password"):
+        (folder / name).write_text("a password\n")
+    for name in ("REDIS_PASSWORD", "DATABASE_PASSWORD"):
+        monkeypatch.setenv(name, "a password")
+    (folder / "seal-2025-11.key").write_text("00" * 32)
+    (folder / "seal-2026-11").write_text("11" * 32)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    monkeypatch.setenv("SEAL_KEY", "22" * 32)
 
 
 def test_there_are_blocks_to_run() -> None:

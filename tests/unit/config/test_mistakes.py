@@ -98,7 +98,7 @@ def test_unknown_keys_name_the_nearest(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("auth: {}", "tls: {}", "storage: {postgres: {}}"),
+        *("auth: {}", "tls: {}"),
     ],
 )
 def test_keys_of_later_versions_are_not_accepted_in_silence(text: str) -> None:
@@ -108,9 +108,6 @@ def test_keys_of_later_versions_are_not_accepted_in_silence(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "path", "message"),
     [
-        ("storage: {type: redis}", "storage.type", "redis is not available in this version; use dir_cache"),
-        ("storage: {type: postgres}", "storage.type", "postgres is not available in this version; use dir_cache"),
-        ("storage: {type: [x]}", "storage.type", "must be dir_cache"),
         ("storage: x", "storage", "must be a section with keys of its own"),
         ("storage: {dir_cache: [x]}", "storage.dir_cache", "must be a path, not a list or a section"),
         ("pid_file: {a: b}", "pid_file", "must be a path, not a list or a section"),

@@ -1,0 +1,46 @@
+"""``ssl-cert-server storage verify``: whether everything that is stored can be used."""
+
+# No `from __future__ import annotations` here: typer reads the annotations.
+
+import asyncio
+
+import typer
+
+from ssl_cert_server.cli.options import ConfigFile, configuration
+from ssl_cert_server.cli.progress import count_for_bar, progress
+from ssl_cert_server.clock import SystemClock
+from ssl_cert_server.config.schema import Config
+from ssl_cert_server.server.compose import open_storage, policy_rules
+from ssl_cert_server.server.logs import set_up_logs
+from ssl_cert_server.server.upkeep.kept import Kept
+from ssl_cert_server.server.upkeep.stored import Rules
+from ssl_cert_server.server.upkeep.verify import Verification
+from ssl_cert_server.service.policy import Policy
+
+
+def verify(config: ConfigFile = None) -> None:
+    """Look at every stored value, and print a line for everything that is wrong; the exit code is 1 then.
+
+    Keys and certificates must belong together, cover their names and not be expired, and each must be in the queue of
+    renewals.
+    """
+    loaded, _ = configuration(config)
+    set_up_logs()
+    done = asyncio.run(_verify(loaded))
+    typer.echo(f"{done.values} values, {done.certificates} of them certificates: {done.findings} findings")
+    if done.findings:
+        raise typer.Exit(1)
+
+
+async def _verify(config: Config) -> Verification:
+    clock, kept = SystemClock(), Kept(config)
+    rules = Rules.of(config, Policy(policy_rules(config)))
+    storage = open_storage(config, clock)
+    try:
+        total = await count_for_bar(kept, storage)
+        with progress("checking", total) as step:
+            work = Verification(storage, kept, rules, clock, typer.echo, step)
+            await work.run()
+            return work
+    finally:
+        await storage.close()

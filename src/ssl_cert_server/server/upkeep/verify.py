@@ -1,0 +1,92 @@
+"""Looks at everything that is stored, and tells what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from ssl_cert_server.acme.jose import AccountKey
+from ssl_cert_server.clock import Clock
+from ssl_cert_server.errors import InvalidCertificate, NotOpened, StorageError
+from ssl_cert_server.pki.x509 import check_not_expired
+from ssl_cert_server.server.upkeep.kept import ACCOUNT_KEY, RENEWAL, Kept
+from ssl_cert_server.server.upkeep.stored import Rules, parse_stored
+from ssl_cert_server.server.upkeep.streams import side_by_side
+from ssl_cert_server.storage.base import Due, Storage
+
+_REMEDY = "`ssl-cert-server storage rebuild-index`"
+_UNREADABLE = 100
+"""Values that may be unreadable one by one; with more, storage itself is gone."""
+
+
+@dataclass(slots=True)
+class Verification:
+    """``finding`` gets a line for everything that is wrong, ``step`` is called for every value."""
+
+    storage: Storage
+    kept: Kept
+    rules: Rules
+    clock: Clock
+    finding: Callable[[str], None]
+    step: Callable[[], None]
+    findings: int = 0
+    certificates: int = 0
+    values: int = 0
+    unreadable: int = 0
+
+    async def run(self) -> None:
+        """Look at all of it.
+
+        :raises StorageError: storage can't be read.
+        """
+        for folder in await self.kept.folders(self.storage):
+            await side_by_side(self.storage.list(folder), self._check)
+        await side_by_side(self.storage.list_due(RENEWAL), self._check_entry)
+
+    async def _check(self, key: str) -> None:
+        self.step()
+        async with self._told():
+            stored = await self.storage.get(key)
+            if stored is not None:
+                self.values += 1
+                await self._check_value(key, stored)
+
+    async def _check_value(self, key: str, stored: bytes) -> None:
+        try:
+            if key == ACCOUNT_KEY or (key.startswith("_accounts/") and key.endswith(".key")):
+                AccountKey.from_pem(stored)
+            elif "/" not in key or key.startswith("_local_ca/"):
+                self.certificates += 1
+                await self._check_certificate(key, stored)
+        except InvalidCertificate as error:
+            self._found(f"{key}: {error}")
+
+    async def _check_certificate(self, key: str, stored: bytes) -> None:
+        certificate = parse_stored(key, stored, self.rules)
+        subject = self.rules.policy.stored_subject(key)
+        if subject is None and "/" not in key and key not in self.rules.others:
+            return  # of a name that is not permitted any more: nobody is served it, so it may expire
+        check_not_expired(certificate, self.clock.now())
+        if subject is not None and await self.storage.scheduled(RENEWAL, key) is None:
+            self._found(f"{key}: nothing has it renewed; {_REMEDY} mends that")
+
+    async def _check_entry(self, entry: Due) -> None:
+        async with self._told():
+            if await self.storage.get(entry.key) is None:
+                self._found(f"{entry.key}: to be renewed, but not stored; {_REMEDY} takes it out")
+
+    @asynccontextmanager
+    async def _told(self) -> AsyncIterator[None]:
+        """Make a finding of what can't be read; where that is too much, storage itself is gone."""
+        try:
+            yield
+        except StorageError as error:
+            self._found(str(error))
+            self.unreadable += not isinstance(error, NotOpened)
+            if self.unreadable > _UNREADABLE:
+                raise
+
+    def _found(self, line: str) -> None:
+        self.findings += 1
+        self.finding(line)

@@ -1,0 +1,148 @@
+"""Rebuilding the queue of renewals."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssl_cert_server.config.load import parse_config
+from ssl_cert_server.errors import StorageError
+from ssl_cert_server.pki.x509 import parse_certificate
+from ssl_cert_server.renewal.schedule import advised_at, renew_at
+from ssl_cert_server.server.compose import policy_rules
+from ssl_cert_server.server.upkeep.index import IndexRebuild
+from ssl_cert_server.server.upkeep.stored import Rules
+from ssl_cert_server.service.policy import Policy
+from ssl_cert_server.service.records import IssuedRecord, save_record
+from ssl_cert_server.service.state import NameState, save_state
+from ssl_cert_server.storage.base import Due, Storage
+from ssl_cert_server.storage.seal import Sealer, SealKey
+from ssl_cert_server.storage.sealed import SealedStorage
+from tests.support.certs import DAY, Pair, make_pair
+from tests.support.clock import START, ManualClock
+from tests.support.faulty_storage import FaultyStorage
+from tests.unit.server.upkeep.support import CONFIG, fill
+
+KEY = SealKey(bytes(32))
+FROM, UNTIL = START - DAY, START + 90 * DAY
+DUE_PAIR = make_pair(["due.example"], start=START - 89 * DAY, end=START + DAY)
+
+
+class Rebuild:
+    def __init__(self, rules: Rules, clock: ManualClock, lines: list[str]) -> None:
+        self._rules, self._clock, self._lines = rules, clock, lines
+
+    async def __call__(self, storage: Storage, rules: Rules | None = None) -> IndexRebuild:
+        work = IndexRebuild(storage, rules or self._rules, self._clock, self._lines.append, lambda: None)
+        await work.run()
+        return work
+
+
+@pytest.fixture
+def rebuild(rules: Rules, clock: ManualClock, lines: list[str]) -> Rebuild:
+    return Rebuild(rules, clock, lines)
+
+
+async def stored(storage: Storage, key: str, pair: Pair | None = None) -> str:
+    pair = pair or make_pair([key], start=FROM, end=UNTIL)
+    await storage.put(key, pair.stored)
+    return parse_certificate(pair.stored).fingerprint
+
+
+async def entries(storage: Storage) -> dict[str, Due]:
+    return {entry.key: entry async for entry in storage.list_due("renewal")}
+
+
+async def test_every_permitted_certificate_is_scheduled_and_nothing_else(
+    rebuild: Rebuild, storage: FaultyStorage, clock: ManualClock
+) -> None:
+    await fill(storage)
+    await storage.unschedule("renewal", ["a.example", "b.example"])
+    await stored(storage, "not.permitted")
+    done = await rebuild(storage)
+    at = renew_at(FROM, UNTIL, clock.chance)
+    assert await entries(storage) == {name: Due(name, at, UNTIL) for name in ("a.example", "b.example")}
+    assert (done.scheduled, done.removed, done.unusable) == (2, 0, 0)
+
+
+async def test_entries_are_made_anew_and_those_of_nothing_taken_out(
+    rebuild: Rebuild, storage: FaultyStorage, clock: ManualClock
+) -> None:
+    await stored(storage, "a.example")
+    await stored(storage, "not.permitted")
+    wrong = ["a.example", "gone.example", "not.permitted"]
+    await storage.schedule("renewal", [Due(key, 1.0, 2.0) for key in wrong])
+    done = await rebuild(storage)
+    assert await entries(storage) == {"a.example": Due("a.example", renew_at(FROM, UNTIL, clock.chance), UNTIL)}
+    assert (done.scheduled, done.removed) == (1, 2)
+
+
+async def test_what_its_ca_advised_counts(rebuild: Rebuild, storage: FaultyStorage) -> None:
+    fingerprint = await stored(storage, "a.example")
+    await save_record(storage, "a.example", IssuedRecord(fingerprint, renew_at=START + DAY))
+    await stored(storage, "late.example")
+    record = IssuedRecord(parse_certificate(await storage.get("late.example") or b"").fingerprint, renew_at=UNTIL)
+    await save_record(storage, "late.example", record)
+    await stored(storage, "other.example")
+    await save_record(storage, "other.example", IssuedRecord("of another", renew_at=START + DAY))
+    await rebuild(storage)
+    found = await entries(storage)
+    assert found["a.example"].at == START + DAY
+    assert found["late.example"].at == advised_at(UNTIL, FROM, UNTIL)
+    assert found["other.example"].at == renew_at(FROM, UNTIL, 0.5)
+
+
+async def test_renew_before_counts(rebuild: Rebuild, storage: FaultyStorage) -> None:
+    config = parse_config(f"{CONFIG}\nlets_encrypt: {{renew_before: 10}}", "c")
+    await stored(storage, "a.example")
+    await rebuild(storage, Rules.of(config, Policy(policy_rules(config))))
+    assert (await entries(storage))["a.example"].at == UNTIL - 9.5 * DAY
+
+
+@pytest.mark.parametrize(("failed_at", "waits"), [(START - 60, True), (START + 60, False)])
+async def test_a_name_that_backs_off_is_due_after_that(
+    rebuild: Rebuild, storage: FaultyStorage, failed_at: float, waits: bool
+) -> None:
+    await stored(storage, "due.example", DUE_PAIR)
+    lease = await storage.acquire("x", 30)
+    assert lease is not None
+    await save_state(storage, "due.example", NameState(1, failed_at, START + 600), lease)
+    await rebuild(storage)
+    at = (await entries(storage))["due.example"].at
+    assert (at == START + 600) if waits else (at < START)
+
+
+async def test_what_expired_lately_is_renewed_and_what_expired_long_ago_is_not(
+    rebuild: Rebuild, storage: FaultyStorage
+) -> None:
+    for days in (6, 8):
+        pair = make_pair([f"{days}.example"], start=START - 90 * DAY, end=START - days * DAY)
+        await stored(storage, f"{days}.example", pair)
+    await storage.schedule("renewal", [Due("8.example", 1.0)])
+    assert (await rebuild(storage)).removed == 1
+    assert set(await entries(storage)) == {"6.example"}
+
+
+async def test_what_cannot_be_used_is_told_once(rebuild: Rebuild, storage: FaultyStorage, lines: list[str]) -> None:
+    await storage.put("a.example", b"x")
+    await SealedStorage(storage, Sealer([KEY])).put("b.example", b"x")
+    await storage.schedule("renewal", [Due("a.example", 1.0)])
+    done = await rebuild(SealedStorage(storage, Sealer()))
+    assert (done.unusable, done.removed) == (2, 1)
+    assert sorted(line.partition(": ")[0] for line in lines) == ["a.example", "can't open b.example"]
+    assert await entries(storage) == {}
+
+
+async def test_a_record_that_cannot_be_opened_keeps_nothing_from_being_renewed(
+    rebuild: Rebuild, storage: FaultyStorage
+) -> None:
+    await stored(storage, "a.example")
+    await SealedStorage(storage, Sealer([KEY])).put("_issued/a.example", b"x")
+    await rebuild(SealedStorage(storage, Sealer()))
+    assert (await entries(storage))["a.example"].at == renew_at(FROM, UNTIL, 0.5)
+
+
+async def test_storage_that_fails_ends_it(rebuild: Rebuild, storage: FaultyStorage) -> None:
+    await fill(storage)
+    storage.break_down("get", key="b.example")
+    with pytest.raises(StorageError):
+        await rebuild(storage)

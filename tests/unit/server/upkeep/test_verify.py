@@ -1,0 +1,136 @@
+"""Verifying: a line for everything that is wrong, and none for what is right."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssl_cert_server.config.schema import Config
+from ssl_cert_server.errors import StorageError
+from ssl_cert_server.server.upkeep.kept import Kept
+from ssl_cert_server.server.upkeep.stored import Rules
+from ssl_cert_server.server.upkeep.verify import Verification
+from ssl_cert_server.storage.base import Due, Storage
+from ssl_cert_server.storage.seal import Sealer, SealKey
+from ssl_cert_server.storage.sealed import SealedStorage
+from tests.support.certs import DAY, make_pair
+from tests.support.clock import START, ManualClock
+from tests.support.faulty_storage import FaultyStorage
+from tests.unit.server.upkeep.support import everything, fill
+
+REBUILD = "`ssl-cert-server storage rebuild-index`"
+
+
+class Verify:
+    def __init__(self, config: Config, rules: Rules, clock: ManualClock) -> None:
+        self.steps = 0
+        self._config, self._rules, self._clock = config, rules, clock
+
+    async def __call__(self, storage: Storage) -> list[str]:
+        found: list[str] = []
+        work = Verification(storage, Kept(self._config), self._rules, self._clock, found.append, self._step)
+        await work.run()
+        assert work.findings == len(found)
+        return found
+
+    def _step(self) -> None:
+        self.steps += 1
+
+
+@pytest.fixture
+def verify(config: Config, rules: Rules, clock: ManualClock) -> Verify:
+    return Verify(config, rules, clock)
+
+
+async def scheduled(storage: Storage, *keys: str) -> None:
+    await storage.schedule("renewal", [Due(key, START + DAY) for key in keys])
+
+
+async def test_storage_in_order_has_no_findings(verify: Verify, storage: FaultyStorage) -> None:
+    await fill(storage)
+    assert await verify(storage) == []
+    assert verify.steps == len(everything(storage))
+
+
+async def test_sealed_storage_in_order_has_none_either(verify: Verify, storage: FaultyStorage) -> None:
+    sealed = SealedStorage(storage, Sealer([SealKey(bytes(32))]))
+    await fill(sealed)
+    assert await verify(sealed) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "finding"),
+    [
+        ("a.example", b"", "a.example: no private key in the PEM data"),
+        ("a.example", make_pair(["b.example"]).stored, "a.example: the certificate does not cover a.example"),
+        (
+            "a.example",
+            make_pair(["a.example"]).key_pem + make_pair(["a.example"]).pem,
+            "a.example: the private key does not belong to the first certificate of the chain",
+        ),
+        (
+            "a.example",
+            make_pair(["a.example"], start=START - 90 * DAY, end=START - DAY).stored,
+            "a.example: the certificate is expired",
+        ),
+        ("managed", make_pair(start=START - 90 * DAY, end=START - DAY).stored, "managed: the certificate is expired"),
+        ("self_signed", b"x", "self_signed: no private key in the PEM data"),
+        ("not.permitted", make_pair(["x.y"]).stored, "not.permitted: the certificate does not cover not.permitted"),
+        ("_local_ca/root", b"x", "_local_ca/root: no private key in the PEM data"),
+    ],
+)
+async def test_what_is_wrong_with_a_certificate(
+    verify: Verify, storage: FaultyStorage, key: str, value: bytes, finding: str
+) -> None:
+    await fill(storage)
+    await storage.put(key, value)
+    assert await verify(storage) == [finding]
+
+
+@pytest.mark.parametrize("key", ["acme_account+key", "_accounts/ca.example.com-1.key"])
+async def test_an_account_key_that_cannot_be_used(verify: Verify, storage: FaultyStorage, key: str) -> None:
+    await storage.put(key, b"x")
+    (finding,) = await verify(storage)
+    assert finding.startswith(f"{key}: ")
+
+
+async def test_certificates_of_every_sort_of_name_are_right(verify: Verify, storage: FaultyStorage) -> None:
+    for key, name in {"a.example+rsa": "a.example", "*.b.test": "*.b.test", "no.rule.test": "no.rule.test"}.items():
+        await storage.put(key, make_pair([name]).stored)
+    await storage.put("expired.test", make_pair(["expired.test"], start=START - 90 * DAY, end=START - DAY).stored)
+    assert await verify(storage) == []
+
+
+async def test_a_certificate_that_nothing_renews(verify: Verify, storage: FaultyStorage) -> None:
+    await storage.put("a.example", make_pair(["a.example"]).stored)
+    assert await verify(storage) == [f"a.example: nothing has it renewed; {REBUILD} mends that"]
+    await scheduled(storage, "a.example")
+    assert await verify(storage) == []
+
+
+async def test_a_renewal_of_nothing(verify: Verify, storage: FaultyStorage) -> None:
+    await scheduled(storage, "gone.example")
+    assert await verify(storage) == [f"gone.example: to be renewed, but not stored; {REBUILD} takes it out"]
+
+
+async def test_what_cannot_be_opened_or_read_is_a_finding(verify: Verify, storage: FaultyStorage) -> None:
+    await fill(storage)
+    await SealedStorage(storage, Sealer([SealKey(bytes(32))])).put("_state/a.example", b"{}")
+    storage.break_down("get", key="_state/b.example")
+    first, second = sorted(await verify(SealedStorage(storage, Sealer())))
+    assert "_state/b.example" in first
+    assert second.startswith("can't open _state/a.example: it is sealed with the key")
+
+
+async def test_storage_that_is_gone_ends_it(verify: Verify, storage: FaultyStorage) -> None:
+    for number in range(150):
+        await storage.put(f"{number}.example", b"x")
+    storage.break_down("get")
+    with pytest.raises(StorageError):
+        await verify(storage)
+
+
+async def test_a_folder_that_cannot_be_listed_ends_it(verify: Verify, storage: FaultyStorage) -> None:
+    await fill(storage)
+    storage.break_down("list", key="_issued")
+    with pytest.raises(StorageError):
+        await verify(storage)
