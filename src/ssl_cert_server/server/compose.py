@@ -18,18 +18,19 @@ from ssl_cert_server.issuers.base import Issuer
 from ssl_cert_server.issuers.local_ca import LocalCa
 from ssl_cert_server.issuers.managed import ManagedCertificates
 from ssl_cert_server.issuers.self_signed import SelfSignedIssuer
-from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.renewal.advice import AdviceWorker
-from ssl_cert_server.renewal.known import RenewalSchedule
+from ssl_cert_server.renewal.plan import RenewalPlan
 from ssl_cert_server.renewal.preload import Preload
-from ssl_cert_server.renewal.scan import StoredCertificates
+from ssl_cert_server.renewal.rebuild import IndexRebuild, SeenCertificates
+from ssl_cert_server.renewal.stored import StoredCertificates
+from ssl_cert_server.renewal.upkeep import CertificateUpkeep
 from ssl_cert_server.renewal.worker import RenewalWorker
 from ssl_cert_server.server.engine import open_engine
 from ssl_cert_server.service.ask import Ask
 from ssl_cert_server.service.cache import AnswerCache
 from ssl_cert_server.service.certificates import Certificates
+from ssl_cert_server.service.changes import ChangeWatch
 from ssl_cert_server.service.issuance import AcmeCertificates
-from ssl_cert_server.service.notices import Notices
 from ssl_cert_server.service.policy import Policy, PolicyRules, SelfSignedRule, Source
 from ssl_cert_server.service.readiness import Readiness
 from ssl_cert_server.service.sweep import StateSweep
@@ -71,12 +72,8 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         policy = Policy(policy_rules(config))
         engine = await open_engine(config, storage, clock, stack)
         cache = AnswerCache(clock, _CACHE_BYTES)
-        days = config.lets_encrypt.renew_before
-        schedule = RenewalSchedule(clock, days * _DAY if days is not None else None)
-
-        def stored(subject: Subject, certificate: Certificate) -> None:
-            schedule.add_new(subject, certificate)
-            certificates.replace(subject, certificate)
+        plan = renewal_plan(config, storage, clock)
+        seen = SeenCertificates(plan, storage, clock)
 
         acme = AcmeCertificates(
             storage,
@@ -84,8 +81,7 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
             Turns(_SIDE_BY_SIDE, clock),
             clock,
             ask=await open_ask(config, clock, stack),
-            on_known=schedule.add,
-            on_stored=stored,
+            upkeep=CertificateUpkeep(plan, seen, storage, on_stored=lambda *stored: certificates.replace(*stored)),
         )
         stack.push_async_callback(acme.close)
         managed = ManagedCertificates(storage, clock, on_replaced=cache.drop_certificate)
@@ -102,23 +98,28 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         stack.push_async_callback(certificates.close)
 
         async def read_again(cert_key: str) -> None:
-            subject = policy.stored_subject(cert_key)
+            subject = policy.stored_subject(cert_key) if certificates.uses(cert_key) else None
             if subject is None:
                 return
             certificate = await acme.stored(subject)
             if certificate is not None:
                 certificates.replace(subject, certificate)
             else:
-                schedule.forget(cert_key)
                 certificates.drop(cert_key)
 
+        async def read_all_again() -> None:
+            for cert_key in cache.cert_keys():
+                await read_again(cert_key)
+
+        found = StoredCertificates(acme, storage, policy)
         background = {
             "managed.watch": managed.watch,
-            "notices": Notices(storage, clock, read_again).watch,
+            "changes": ChangeWatch(storage, clock, on_change=read_again, on_reset=read_all_again).run,
             "state.sweep": StateSweep(storage, clock).run,
-            "renewal": RenewalWorker(schedule, acme, clock).run,
-            "renewal.scan": StoredCertificates(acme, storage, policy, clock).read,
-            "renewal.advice": AdviceWorker(schedule, acme, engine.cas, storage, clock).run,
+            "renewal": RenewalWorker(plan, found, storage, clock).run,
+            "renewal.index": IndexRebuild(plan, found, storage, clock).run,
+            "renewal.seen": lambda: seen.run(found),
+            "renewal.advice": AdviceWorker(plan, found, engine.cas, storage, clock).run,
             **engine.background,
         }
         if config.preload:
@@ -130,6 +131,12 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
             tls_alpn01=engine.tls_alpn01,
             give_up=certificates.close,
         )
+
+
+def renewal_plan(config: Config, storage: Storage, clock: Clock) -> RenewalPlan:
+    """Make what plans renewals."""
+    days = config.lets_encrypt.renew_before
+    return RenewalPlan(storage, clock, days * _DAY if days is not None else None)
 
 
 def open_storage(config: Config, clock: Clock) -> Storage:
