@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import uuid
 from collections.abc import AsyncIterator, Sequence
 
@@ -71,7 +70,7 @@ class RedisStorage:
 
     async def claim(
         self, queue: str, *, now: float, limit: int, seconds: float
-    ) -> builtins.list[Due]:  # `list` is a method here
+    ) -> Sequence[Due]:
         return await self._due.claim(queue, now, limit, seconds)
 
     async def next_due(self, queue: str) -> float | None:
@@ -79,6 +78,12 @@ class RedisStorage:
 
     def list_due(self, queue: str) -> AsyncIterator[Due]:
         return self._due.list_due(queue)
+
+    async def index_complete(self) -> bool:
+        return await self._due.complete()
+
+    async def mark_index_complete(self) -> None:
+        await self._due.mark_complete()
 
     async def announce(self, keys: Sequence[str]) -> None:
         await self._news.announce(keys)

@@ -77,6 +77,12 @@ class DueIndex:
             if not again and len(found) < 3 * wanted:
                 return
 
+    async def complete(self) -> bool:
+        return bool(await self._client.command("look at the due index", "EXISTS", self._keys.complete))
+
+    async def mark_complete(self) -> None:
+        await self._client.command("mark the due index", "SET", self._keys.complete, "yes", durable=True)
+
     async def next_due(self, queue: str) -> float | None:
         times = await self._client.run(f"look into {queue}", NEXT, self._keys.queue(queue))
         return min(map(float, times), default=None)

@@ -23,6 +23,7 @@ class Keys:
         self.last_token = f"{prefix} last-token"
         self.changes = f"{prefix} changes"
         self.touched = f"{prefix} touched"
+        self.complete = f"{prefix} due-complete"
         self.probe = f"{prefix} probe"
         self.top_level = _GLOB.sub(r"\\\1", prefix) + "*"
         """A pattern that finds all values, and more."""
