@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString
 
+import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed
@@ -34,10 +35,17 @@ SELECT set_config('search_path', %(schema)s, false), set_config('statement_timeo
 """
 
 
+_TOO_LATE = "SC001"
+"""What the function in_time raises."""
+
+
 class Connection(AsyncConnection[TupleRow]):
-    """A connection that knows whether its last commit reached the standby it waited for."""
+    """A connection to a server whose clock is known."""
 
     unreplicated = False
+    """Whether a commit came back before the standby had confirmed it."""
+    ahead = 0.0
+    """How far the server's clock is ahead of the loop's, or less, but never more."""
 
 
 class Connections:
@@ -53,6 +61,7 @@ class Connections:
         self._pool: AsyncConnectionPool[Connection] | None = None
         self._closed = False
         self._lent = 0
+        self._why: Exception = PoolClosed()
         self._refusals: set[asyncio.Future[Exception]] = set()
         self._returning: set[asyncio.Task[None]] = set()
 
@@ -63,8 +72,9 @@ class Connections:
         """
         with translated(doing, self.timeout, self._secrets):
             # The inner deadline lets the server be asked to stop. Where it doesn't answer that, the outer one ends it.
-            async with asyncio.timeout(self.timeout + GRACE), asyncio.timeout(self.timeout):
-                return await self._retried(statement, values)
+            async with asyncio.timeout(self.timeout + GRACE), asyncio.timeout(self.timeout) as deadline:
+                by = deadline.when() or 0.0
+                return await self._retried(statement, values, by)
 
     async def connect(self) -> Connection:
         """Open a connection beside the pool's.
@@ -95,20 +105,23 @@ class Connections:
         limit = str(round(self.timeout * 1000))
         await connection.execute(_SESSION, {"schema": self.schema, "limit": limit})
         await prepare_schema(connection, self.schema)
+        cursor = await connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
+        ((now,),) = await cursor.fetchall()
+        connection.ahead = now - asyncio.get_running_loop().time()
 
-    async def _retried(self, statement: LiteralString, values: Mapping[str, object]) -> list[Row]:
+    async def _retried(self, statement: LiteralString, values: Mapping[str, object], by: float) -> list[Row]:
         for attempt in range(1, _TRIES):
             try:
-                return await self._run(statement, values)
+                return await self._run(statement, values, by)
             except (errors.DeadlockDetected, errors.SerializationFailure):
                 # The server undid it, so that it can be done again.
                 await self._clock.sleep(_RETRY * 2**attempt * self._clock.random())
-        return await self._run(statement, values)
+        return await self._run(statement, values, by)
 
-    async def _run(self, statement: LiteralString, values: Mapping[str, object]) -> list[Row]:
+    async def _run(self, statement: LiteralString, values: Mapping[str, object], by: float) -> list[Row]:
         async with self._lending() as connection:
             connection.unreplicated = False
-            cursor = await connection.execute(statement, values, binary=True)
+            cursor = await connection.execute(statement, {**values, "by": by + connection.ahead}, binary=True)
             rows = await cursor.fetchall() if cursor.description is not None else []
             if connection.unreplicated:
                 raise NotReplicated
@@ -123,12 +136,14 @@ class Connections:
         self._lent += 1
         try:
             yield connection
-        except errors.ReadOnlySqlTransaction:
-            await connection.close()  # it was the primary once; the next connection asks for the one that is now
+        except psycopg.Error as error:
+            if isinstance(error, errors.ReadOnlySqlTransaction) or error.sqlstate == _TOO_LATE:
+                # It is the primary no more, or its clock was set: the next connection asks for the one, and the other.
+                await connection.close()
             raise
         finally:
             self._lent -= 1
-            await asyncio.shield(pool.putconn(connection))
+            await self._give_back(pool, connection)
 
     async def _opened(self) -> AsyncConnectionPool[Connection]:
         if self._closed:
@@ -136,38 +151,40 @@ class Connections:
         if self._pool is None:
             # No retries of its own: it is the callers that try again, and each is told why it can't be served.
             self._pool = AsyncConnectionPool(
-                connection_class=self._telling_class(),
+                connection_class=self._remembering_class(),
                 min_size=0,
                 max_size=self._size,
                 open=False,
                 timeout=self.timeout + GRACE,
                 reconnect_timeout=0,
+                reconnect_failed=lambda _: self._tell(),
                 name="storage",
             )
         await self._pool.open()
         return self._pool
 
-    def _telling_class(self) -> type[Connection]:
-        """Give the pool a way to connect that tells those who wait when it fails; by itself it lets them wait."""
+    def _remembering_class(self) -> type[Connection]:
+        """Give the pool a way to connect that remembers why it failed; by itself it only logs it."""
         connections = self
 
-        class Telling(Connection):
+        class Remembering(Connection):
             @classmethod
             async def connect(cls, *_: object, **__: object) -> Connection:  # type: ignore[override]  # we know better
                 try:
                     return await connections.connect()
                 except Exception as error:
-                    connections._tell(error)
+                    connections._why = error
                     raise
 
-        return Telling
+        return Remembering
 
-    def _tell(self, error: Exception) -> None:
+    def _tell(self) -> None:
+        """Tell those who wait for a connection that there is none; by itself the pool would let them wait."""
         if self._lent:
-            return  # who waits gets one of those, in a moment
+            return  # they get one of those, in a moment
         for refusal in self._refusals:
             if not refusal.done():
-                refusal.set_result(error)
+                refusal.set_result(self._why)
 
     async def _usable(self, pool: AsyncConnectionPool[Connection]) -> Connection:
         while True:
@@ -175,7 +192,7 @@ class Connections:
             if not _has_news(connection):
                 return connection
             await connection.close()
-            await pool.putconn(connection)
+            await self._give_back(pool, connection)
 
     async def _next(self, pool: AsyncConnectionPool[Connection]) -> Connection:
         refusal: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
@@ -195,11 +212,15 @@ class Connections:
 
     def _put_back(self, pool: AsyncConnectionPool[Connection], got: asyncio.Future[Connection]) -> None:
         """Return a connection that came when nobody wanted it any more."""
-        if got.cancelled() or got.exception() is not None:
-            return
-        returning = asyncio.ensure_future(pool.putconn(got.result()))
+        if not got.cancelled() and got.exception() is None:
+            self._give_back(pool, got.result())
+
+    def _give_back(self, pool: AsyncConnectionPool[Connection], connection: Connection) -> asyncio.Future[None]:
+        """Return a connection, though the caller be cancelled meanwhile."""
+        returning = asyncio.ensure_future(pool.putconn(connection))
         self._returning.add(returning)
         returning.add_done_callback(self._returning.discard)
+        return asyncio.shield(returning)
 
 
 def _heed(connection: Connection, notice: errors.Diagnostic) -> None:

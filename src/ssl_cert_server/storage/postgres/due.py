@@ -17,6 +17,7 @@ from ssl_cert_server.storage.postgres.connections import Connections
 _SCHEDULE = """
 INSERT INTO due (queue, key, at, rank)
 SELECT %(queue)s, entry.* FROM unnest(%(keys)s::text[], %(ats)s::float8[], %(ranks)s::float8[]) AS entry
+WHERE (SELECT in_time(%(by)s))
 ON CONFLICT (queue, key) DO UPDATE SET at = excluded.at, rank = excluded.rank, ready = false
 WHERE (due.at, due.rank) IS DISTINCT FROM (excluded.at, excluded.rank)
 """
@@ -24,7 +25,7 @@ _UNSCHEDULE = """
 WITH gone AS MATERIALIZED (
     SELECT key FROM due WHERE queue = %(queue)s AND key = ANY(%(keys)s) ORDER BY key FOR UPDATE
 )
-DELETE FROM due USING gone WHERE due.queue = %(queue)s AND due.key = gone.key
+DELETE FROM due USING gone WHERE due.queue = %(queue)s AND due.key = gone.key AND (SELECT in_time(%(by)s))
 """
 _SCHEDULED = "SELECT at, rank FROM due WHERE queue = %(queue)s AND key = %(key)s"
 _MAKE_READY = "SELECT make_ready(%(queue)s, %(now)s, %(most)s)"

@@ -9,6 +9,15 @@ from psycopg import AsyncConnection, errors, sql
 from ssl_cert_server.errors import StorageError
 
 _VALUES = """
+-- What its caller gave up, and the server finds later, must not land after what came next.
+CREATE FUNCTION in_time(by double precision) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    IF extract(epoch FROM clock_timestamp()) >= by THEN
+        RAISE EXCEPTION 'it came to the server too late' USING ERRCODE = 'SC001';
+    END IF;
+    RETURN true;
+END $$;
+
 CREATE TABLE kept (
     folder text COLLATE "C" NOT NULL,
     name text COLLATE "C" NOT NULL,

@@ -10,18 +10,19 @@ from ssl_cert_server.storage.postgres.leases import lost
 
 _GET = "SELECT value FROM kept WHERE folder = %(folder)s AND name = %(name)s"
 _PUT = """
-INSERT INTO kept (folder, name, value) VALUES (%(folder)s, %(name)s, %(value)b)
+INSERT INTO kept (folder, name, value)
+SELECT %(folder)s, %(name)s, %(value)b WHERE in_time(%(by)s)
 ON CONFLICT (folder, name) DO UPDATE SET value = excluded.value
 RETURNING 1
 """
-_DELETE = "DELETE FROM kept WHERE folder = %(folder)s AND name = %(name)s RETURNING 1"
+_DELETE = "DELETE FROM kept WHERE folder = %(folder)s AND name = %(name)s AND in_time(%(by)s)"
 
 # The lease's row is locked until the commit: who wants to take it over waits until this is written.
 _PUT_UNDER = """
 WITH held AS MATERIALIZED (
     SELECT FROM leases WHERE name = %(lease)s AND token = %(token)s AND NOT released FOR SHARE
 )
-INSERT INTO kept (folder, name, value) SELECT %(folder)s, %(name)s, %(value)b FROM held
+INSERT INTO kept (folder, name, value) SELECT %(folder)s, %(name)s, %(value)b FROM held WHERE in_time(%(by)s)
 ON CONFLICT (folder, name) DO UPDATE SET value = excluded.value
 RETURNING 1
 """
@@ -29,7 +30,7 @@ _DELETE_UNDER = """
 WITH held AS MATERIALIZED (
     SELECT FROM leases WHERE name = %(lease)s AND token = %(token)s AND NOT released FOR SHARE
 ), gone AS (
-    DELETE FROM kept USING held WHERE folder = %(folder)s AND kept.name = %(name)s
+    DELETE FROM kept USING held WHERE folder = %(folder)s AND kept.name = %(name)s AND in_time(%(by)s)
 )
 SELECT FROM held
 """
