@@ -27,7 +27,10 @@ def main() -> None:
     print(_HEAD)
     print("|---" * 9 + "|")
     for kind in options.backend or _KINDS:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, stores.backend(kind, Path(folder)) as section:
+        with (
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+            stores.backend(kind, Path(folder)) as section,
+        ):
             have = 0
             for size in sorted(options.size or _SIZES):
                 began = time.monotonic()

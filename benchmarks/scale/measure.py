@@ -69,7 +69,9 @@ def measure(section: dict[str, Any], count: int, folder: Path, *, idle_for: floa
             server.cert(stores.name(number))
         memory_used = _memory(server)
         idle = _idle(server, idle_for)
-    return Figures(first_answer, memory, memory_used, cold * 1000, hot * 1000, idle, asyncio.run(_renewal(config, count)) * 1000)
+    return Figures(
+        first_answer, memory, memory_used, cold * 1000, hot * 1000, idle, asyncio.run(_renewal(config, count)) * 1000
+    )
 
 
 def _timed(server: CertServer, name: str) -> float:

@@ -19,7 +19,6 @@ from ssl_cert_server.config.load import parse_config
 from ssl_cert_server.renewal.plan import QUESTIONS, RENEWALS
 from ssl_cert_server.server.compose import open_storage
 from ssl_cert_server.storage.base import Due, Storage
-from ssl_cert_server.storage.directory import DirectoryStorage
 
 DOMAIN = "bench.example"
 _AT_ONCE = 64
@@ -56,7 +55,7 @@ async def _fill(section: dict[str, Any], have: int, count: int) -> None:
     pair = make_certificate(f"*.{DOMAIN}", start=now - DAY, end=now + 89 * DAY)
     for start in range(have, count, _BATCH):
         numbers = range(start, min(start + _BATCH, count))
-        if isinstance(storage, DirectoryStorage):
+        if section["type"] == "dir_cache":
             await asyncio.to_thread(_write_files, Path(section["dir_cache"]), pair.stored, numbers)
         else:
             await _put_all(storage, pair.stored, numbers)

@@ -102,7 +102,6 @@ LIMITS = {
     "an issuance at one CA": f"{attempts.ISSUANCE_DEADLINE:.0f} s, and with dns-01 `propagation_timeout`",
     "a name's wait for its turn to be issued": f"{issuance._WAIT_DEADLINE:.0f} s",
     "one request to the CA": f"{transport.REQUEST_DEADLINE:.0f} s",
-    "certificates in memory": f"{compose._CACHE_BYTES // MIB} MiB",
     "one question to `ask`": f"{ask.SIDE_BY_SIDE} side by side",
     "verdicts of `ask` in memory": f"{ask._VERDICTS}",
     "preflight": f"{preflight.CHECK_DEADLINE:.0f} s",

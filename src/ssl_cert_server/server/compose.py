@@ -35,11 +35,14 @@ from ssl_cert_server.service.policy import Policy, PolicyRules, SelfSignedRule, 
 from ssl_cert_server.service.readiness import Readiness
 from ssl_cert_server.service.sweep import StateSweep
 from ssl_cert_server.service.turns import Turns
+from ssl_cert_server.storage.base import Storage
+from ssl_cert_server.storage.directory import DirectoryStorage
+from ssl_cert_server.storage.mirror import MirroredStorage
 from ssl_cert_server.storage.registry import open_backend
 from ssl_cert_server.storage.seal import Sealer, SealKey
 from ssl_cert_server.storage.sealed import SealedStorage
 
-_CACHE_BYTES = 256 * 1024 * 1024
+_MIB = 1024 * 1024
 _DAY = 86_400.0
 _SIDE_BY_SIDE = 32
 """Issuances at once."""
@@ -72,7 +75,7 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         stack.push_async_callback(storage.close)
         policy = Policy(policy_rules(config))
         engine = await open_engine(config, storage, clock, stack)
-        cache = AnswerCache(clock, _CACHE_BYTES)
+        cache = AnswerCache(clock, config.cache_mb * _MIB)
         plan = renewal_plan(config, storage, clock)
         seen = SeenCertificates(plan, storage, clock)
 
@@ -149,7 +152,11 @@ def open_storage(config: Config, clock: Clock, *, seal: bool = True) -> SealedSt
     """
     settings = config.storage
     sealer = Sealer((SealKey(secret) for secret in settings.seal.secrets), seal=seal)
-    return SealedStorage(open_backend(settings.type, settings.settings, clock), sealer)
+    backend = open_backend(settings.type, settings.settings, clock)
+    if settings.mirror_dir is not None:
+        # Below the seal: what is copied stays as sealed as it was read.
+        backend = MirroredStorage(backend, DirectoryStorage(settings.mirror_dir, clock), clock)
+    return SealedStorage(backend, sealer)
 
 
 def policy_rules(config: Config) -> PolicyRules:

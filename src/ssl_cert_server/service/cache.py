@@ -7,7 +7,6 @@ from collections import OrderedDict, defaultdict
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.service.answer import Answer
 
-
 _STALE_FOR = 60.0
 
 

@@ -6,7 +6,14 @@ import asyncio
 from collections.abc import Mapping
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import CertServerError, DeadlineExceeded, InvalidCertificate, NotPermitted, Overloaded, RequestError
+from ssl_cert_server.errors import (
+    CertServerError,
+    DeadlineExceeded,
+    InvalidCertificate,
+    NotPermitted,
+    Overloaded,
+    RequestError,
+)
 from ssl_cert_server.issuers.base import Issuer
 from ssl_cert_server.model import Certificate, KeyFamily, Subject
 from ssl_cert_server.service.answer import Answer, make_answer

@@ -68,9 +68,7 @@ class RedisStorage:
     async def scheduled(self, queue: str, key: str) -> Due | None:
         return await self._due.scheduled(queue, key)
 
-    async def claim(
-        self, queue: str, *, now: float, limit: int, seconds: float
-    ) -> Sequence[Due]:
+    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> Sequence[Due]:
         return await self._due.claim(queue, now, limit, seconds)
 
     async def next_due(self, queue: str) -> float | None:
