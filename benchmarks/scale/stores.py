@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from tests.support.leaves import DAY, make_certificate
 from tests.support.postgres_server import PostgresServer
 from tests.support.redis_server import RedisServer
@@ -88,6 +89,4 @@ async def _put_all(storage: Storage, stored: bytes, numbers: range) -> None:
 
 
 def _yaml(section: dict[str, Any]) -> str:
-    import yaml
-
     return yaml.safe_dump({"storage": section})
