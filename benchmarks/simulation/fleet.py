@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from benchmarks.simulation.ca import SimulatedCa
@@ -12,14 +12,13 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import Unavailable
 from ssl_cert_server.issuers.acme import AcmeCa
 from ssl_cert_server.model import Certificate, Subject
-from ssl_cert_server.renewal.known import RenewalSchedule
+from ssl_cert_server.renewal.plan import RenewalPlan, Stored
 from ssl_cert_server.renewal.worker import RenewalWorker
 from ssl_cert_server.service.attempts import ISSUANCE_DEADLINE, Attempts, Predecessor, Wanted
 from ssl_cert_server.service.authorities import Authorities
 from ssl_cert_server.service.budget.limits import NO_LIMITS, CaLimits
 from ssl_cert_server.service.budget.planner import Budget, Priority
 from ssl_cert_server.service.ca_health import CaHealth
-from ssl_cert_server.service.issuance import AcmeCertificates
 from ssl_cert_server.service.orders import Authority, Orders
 from ssl_cert_server.service.preflight import Preflight
 from ssl_cert_server.service.records import IssuedRecord
@@ -61,9 +60,11 @@ class Fleet:
     def __init__(self, clock: Clock, ca: SimulatedCa, limits: CaLimits) -> None:
         self.certificates: dict[str, Certificate] = {}
         self.issuances: list[tuple[str, Issuance]] = []
-        self.schedule = RenewalSchedule(clock, None)
+        self._subjects: dict[str, Subject] = {}
+        self._records: dict[str, IssuedRecord] = {}
         self._clock = clock
         self._storage = MemoryStorage(clock)
+        self.plan = RenewalPlan(self._storage, clock, None)
         self._turns = Turns(_TURNS, clock)
         authority = Authority(cast(AcmeCa, ca), limits, CaHealth(clock))
         budget = Budget(self._storage, clock)
@@ -75,12 +76,30 @@ class Fleet:
             [authority], orders, budget, clock, on_demand=NO_LIMITS, patience=ISSUANCE_DEADLINE
         )
         self._attempts = Attempts(self._storage, self.authorities, clock, deadline=ISSUANCE_DEADLINE)
-        self.worker = RenewalWorker(self.schedule, cast(AcmeCertificates, self), clock)
+        self.worker = RenewalWorker(self.plan, self, self._storage, clock)
 
-    def stored(self, subject: Subject, certificate: Certificate) -> None:
+    async def stored(self, subject: Subject, certificate: Certificate) -> None:
         """Have a certificate from before."""
-        self.certificates[subject.cert_key] = certificate
-        self.schedule.add(subject, certificate)
+        self._keep(subject, certificate, IssuedRecord(certificate.fingerprint, SimulatedCa.directory_url))
+        await self.plan.add(self._found(subject.cert_key))
+
+    async def advise(self, cert_key: str, drawn: float) -> None:
+        """Have the CA say when it wants a certificate renewed."""
+        self._records[cert_key] = replace(self._records[cert_key], renew_at=drawn)
+        found = self._found(cert_key)
+        await self.plan.renew_at(found, self.plan.due_at(found))
+
+    async def find(self, cert_key: str) -> Stored | None:
+        """See :class:`ssl_cert_server.renewal.worker.Renewables`."""
+        return self._found(cert_key) if cert_key in self.certificates else None
+
+    def _found(self, cert_key: str) -> Stored:
+        return Stored(self._subjects[cert_key], self.certificates[cert_key], self._records[cert_key])
+
+    def _keep(self, subject: Subject, certificate: Certificate, record: IssuedRecord) -> None:
+        cert_key = subject.cert_key
+        self._subjects[cert_key], self.certificates[cert_key] = subject, certificate
+        self._records[cert_key] = record
 
     async def renew(
         self,
@@ -93,15 +112,14 @@ class Fleet:
         async with leased(self._storage, f"certificates/{cert_key}", self._clock) as lease:
             state = await load_state(self._storage, cert_key)
             check_not_backing_off(subject.names[0], state, self._clock.now())
-            old = self.certificates.get(cert_key)
-            record = IssuedRecord(old.fingerprint, SimulatedCa.directory_url) if old else None
+            old = await self.find(cert_key)
+            predecessor = Predecessor(old.certificate, old.record) if old else None
             async with self._turns.turn(priority, suspect=state.failures > 0):
-                predecessor = Predecessor(old, record) if old and record else None
-                certificate = await self._attempts.make(Wanted(subject, priority, predecessor), state, lease)
-        self.certificates[cert_key] = certificate
-        self.issuances.append((cert_key, Issuance(self._clock.now(), old)))
-        self.schedule.add_new(subject, certificate)
-        return certificate
+                made = await self._attempts.make(Wanted(subject, priority, predecessor), state, lease)
+        self._keep(subject, made.certificate, made.record)
+        self.issuances.append((cert_key, Issuance(self._clock.now(), old.certificate if old else None)))
+        await self.plan.stored(subject, made.certificate, made.record)
+        return made.certificate
 
     async def visit(self, subject: Subject, dice: random.Random) -> None:
         """Have visitors come for a name that has no certificate, one every ten minutes or so, until it has one."""

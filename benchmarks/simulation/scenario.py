@@ -16,7 +16,7 @@ from benchmarks.simulation.ca import DAY, LIFETIME, Period, SimulatedCa
 from benchmarks.simulation.fleet import Fleet
 from benchmarks.simulation.virtual_time import START, VirtualClock, run_virtually
 from ssl_cert_server.model import Certificate, Subject
-from ssl_cert_server.renewal import queue
+from ssl_cert_server.renewal import due_worker
 from ssl_cert_server.renewal.schedule import renew_at
 from ssl_cert_server.service.budget.limits import LETS_ENCRYPT, Limit
 
@@ -111,7 +111,7 @@ class _Run:
 
     async def run(self) -> Outcome:
         """Let the time pass."""
-        self._store()
+        await self._store()
         async with asyncio.TaskGroup() as group:
             background = [
                 group.create_task(work)
@@ -130,13 +130,13 @@ class _Run:
         self._sum_up()
         return self._outcome
 
-    def _store(self) -> None:
+    async def _store(self) -> None:
         self._visits: set[asyncio.Task[None]] = set()
         for number in range(self._scenario.names):
             subject = self._subject(f"{number}", second=self._dice.random() < 0.5)
             # What is due at once is a fleet that was neglected; ages are spread as if it had been running.
             left = self._dice.uniform(LIFETIME / 3, LIFETIME)
-            self._fleet.stored(subject, self._ca.issue_before(subject.names[:1], START + left))
+            await self._fleet.stored(subject, self._ca.issue_before(subject.names[:1], START + left))
 
     def _subject(self, label: str, *, second: bool) -> Subject:
         if self._dice.random() < _ON_PLATFORMS:
@@ -171,9 +171,8 @@ class _Run:
         heard = sorted((self._dice.uniform(0, _HEARD_WITHIN), cert_key) for cert_key in chosen)
         for after, cert_key in heard:
             await asyncio.sleep(self._revoked_at + after - self._clock.now())
-            known = self._fleet.schedule.known(cert_key)
-            if known is not None and known.fingerprint == self._revoked[cert_key].fingerprint:
-                self._fleet.schedule.advise(cert_key, self._revoked_at - 3600)
+            if self._fleet.certificates[cert_key] is self._revoked[cert_key]:
+                await self._fleet.advise(cert_key, self._revoked_at - 3600)
 
     def _sample(self) -> None:
         """Look at what was issued since the last look, and at what is left to do."""
@@ -226,7 +225,7 @@ def simulate(scenario: Scenario) -> Outcome:
         return await _Run(scenario).run()
 
     # No clock jumps here: nobody has to look at it every minute.
-    with _quiet(), patch.object(queue, "_LONGEST_NAP", 3600.0):
+    with _quiet(), patch.object(due_worker, "_LONGEST_NAP", 3600.0):
         return run_virtually(run())
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from ssl_cert_server.errors import StorageError
-from ssl_cert_server.storage.base import Lease
+from ssl_cert_server.storage.base import Due, Lease
 from ssl_cert_server.storage.memory import MemoryStorage
 
 Fault = Callable[[str, str], bool]
@@ -20,13 +20,16 @@ class FaultyStorage(MemoryStorage):
 
     broken: Fault = staticmethod(_none)
 
-    def break_down(self, *operations: str, key: str = "", times: int = 1_000_000) -> None:
-        """Fail the next ``times`` calls of these operations, on that key where one is given."""
-        left = times
+    def break_down(self, *operations: str, key: str = "", times: int = 1_000_000, after: int = 0) -> None:
+        """Fail the next ``times`` calls of these operations, on that key where one is given, but for the first few."""
+        left, spared = times, after
 
         def broken(operation: str, on_key: str) -> bool:
-            nonlocal left
+            nonlocal left, spared
             if operation not in operations or (key and on_key != key) or not left:
+                return False
+            if spared:
+                spared -= 1
                 return False
             left -= 1
             return True
@@ -58,6 +61,14 @@ class FaultyStorage(MemoryStorage):
         async for key in super().list(folder):
             self._check("list", folder)
             yield key
+
+    async def schedule(self, queue: str, entries: Sequence[Due]) -> None:
+        self._check("schedule", queue)
+        await super().schedule(queue, entries)
+
+    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> Sequence[Due]:
+        self._check("claim", queue)
+        return await super().claim(queue, now=now, limit=limit, seconds=seconds)
 
     async def check_writable(self) -> None:
         self._check("check_writable", "")

@@ -24,11 +24,10 @@ from ssl_cert_server.service import (
     certificates,
     flights,
     issuance,
-    notices,
     preflight,
     ttl,
 )
-from ssl_cert_server.storage import base, directory, leasing
+from ssl_cert_server.storage import base, directory_threads, leasing
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "clients/openresty/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -103,7 +102,6 @@ LIMITS = {
     "an issuance at one CA": f"{attempts.ISSUANCE_DEADLINE:.0f} s, and with dns-01 `propagation_timeout`",
     "a name's wait for its turn to be issued": f"{issuance._WAIT_DEADLINE:.0f} s",
     "one request to the CA": f"{transport.REQUEST_DEADLINE:.0f} s",
-    "certificates in memory": f"{compose._CACHE_BYTES // MIB} MiB",
     "one question to `ask`": f"{ask.SIDE_BY_SIDE} side by side",
     "verdicts of `ask` in memory": f"{ask._VERDICTS}",
     "preflight": f"{preflight.CHECK_DEADLINE:.0f} s",
@@ -113,13 +111,12 @@ LIMITS = {
     "a tls-alpn-01 connection": f"{tlsalpn01_listener.DEADLINE:.0f} s",
     "a ClientHello's size": f"{client_hello.MAX_HELLO // 1024} KiB",
     "a tls-alpn-01 challenge's wait for its name": f"{tlsalpn01.TURN_DEADLINE:.0f} s",
-    "looking for notices of commands": f"{notices._LOOK_EVERY:.0f} s",
     "a request's size": f"{protocol.MAX_MESSAGE // 1024} KiB",
     "a request's arrival": f"{protocol.MESSAGE_DEADLINE:.0f} s",
     "an idle connection": f"{run._KEEP_ALIVE} s",
     "waiting for a certificate while the server stops": f"{run._PATIENCE} s",
     "stopping": f"{run._DRAIN} s",
-    "one storage operation": f"{directory._DEADLINE:.0f} s",
+    "one storage operation": f"{directory_threads.DEADLINE:.0f} s",
     "a file in storage": f"{base.MAX_VALUE // MIB} MiB",
     "looking for changed managed files": f"{managed._WATCH_EVERY:.0f} s",
     "a lease after its holder hangs": f"{leasing.LEASE_SECONDS:.0f} s",

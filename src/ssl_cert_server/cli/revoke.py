@@ -15,7 +15,7 @@ from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.errors import NotPermitted, StorageError
 from ssl_cert_server.model import KeyFamily
-from ssl_cert_server.server.compose import open_ask, open_storage, policy_rules
+from ssl_cert_server.server.compose import open_ask, open_storage, policy_rules, renewal_plan
 from ssl_cert_server.server.engine import open_engine
 from ssl_cert_server.server.logs import set_up_logs
 from ssl_cert_server.server.revocation import Revocation
@@ -75,7 +75,9 @@ async def _revoke(config: Config, name: str, family: KeyFamily | None, reason: i
         storage = open_storage(config, clock)
         stack.push_async_callback(storage.close)
         engine = await open_engine(config, storage, clock, stack)
-        revocation = Revocation(storage, engine, await open_ask(config, clock, stack), clock)
+        revocation = Revocation(
+            storage, engine, renewal_plan(config, storage, clock), await open_ask(config, clock, stack), clock
+        )
         old = await revocation.find(decision.subject)
         if old is None:
             raise StorageError(f"{name} has no stored certificate under {decision.subject.cert_key}")

@@ -5,7 +5,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from ssl_cert_server.config import values
 from ssl_cert_server.config.addresses import ListenAddress, TcpAddress, parse_address
@@ -27,6 +27,7 @@ from ssl_cert_server.config.section import (
 from ssl_cert_server.config.storage import Storage
 from ssl_cert_server.model import KeyFamily, KeyType
 
+_TERABYTE = 1024 * 1024
 _DEFAULT_ORGANIZATION = ("SSL Cert Server Self-Signed",)
 
 
@@ -79,6 +80,7 @@ class Config(Section):
     wildcards: tuple[Wildcard, ...] = ()
     re_patterns: tuple[Pattern, ...] = ()
     preload: bool = False
+    cache_mb: Annotated[int, Field(ge=1, le=_TERABYTE)] = 256
     ask: Ask | None = None
     on_demand: OnDemand = OnDemand()
     lets_encrypt: LetsEncrypt = LetsEncrypt()

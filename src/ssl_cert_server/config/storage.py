@@ -76,6 +76,7 @@ class Redis(_WithPassword):
     pool: Pool = 16
     timeout: Timeout = 5
     wait_replicas: Annotated[int, Field(ge=0, le=_MOST_REPLICAS)] = 0
+    mirror_dir: FilePath | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -90,8 +91,15 @@ class Redis(_WithPassword):
     @property
     def settings(self) -> Mapping[str, object]:
         """What the backend is opened with."""
-        own = {name: getattr(self, name) for name in Redis.model_fields if not name.startswith("password_")}
-        return {**own, "sentinels": tuple((a.host, a.port) for a in self.sentinels), "password": self.password}
+        same = ("addr", "username", "cluster", "prefix", "ca_bundle", "client_cert", "client_key", "timeout")
+        return {
+            **{name: getattr(self, name) for name in same},
+            "password": self.password,
+            "sentinels": tuple(str(address) for address in self.sentinels),
+            "master_name": self.master,
+            "pool_size": self.pool,
+            "wait_replicas": self.wait_replicas,
+        }
 
 
 with warnings.catch_warnings():
@@ -105,13 +113,14 @@ with warnings.catch_warnings():
         schema: Annotated[Text, AfterValidator(values.schema_name)] = "ssl_cert_server"  # type: ignore[assignment]
         pool: Pool = 16
         timeout: Timeout = 5
+        mirror_dir: FilePath | None = None
 
         @property
         def settings(self) -> Mapping[str, object]:
             """What the backend is opened with."""
             dsn = self.dsn.get_secret_value() if self.dsn else ""
-            own = {"schema": self.schema, "pool": self.pool, "timeout": self.timeout}
-            return {**own, "dsn": dsn, "password": self.password}
+            own = {"schema": self.schema, "pool_size": self.pool, "timeout": self.timeout}
+            return {**own, "dsn": dsn, "password": self.password or None}
 
 
 _SealSecret = AfterValidator(secrets.seal_key)
@@ -184,6 +193,11 @@ class Storage(Section):
         if self.type == "postgres" and self.postgres.dsn is None:
             raise ValueError("postgres.dsn is required where type is postgres")
         return self
+
+    @property
+    def mirror_dir(self) -> Path | None:
+        """Where what was read is copied to, for when the chosen backend is away."""
+        return {"redis": self.redis.mirror_dir, "postgres": self.postgres.mirror_dir}.get(self.type)
 
     @property
     def settings(self) -> Mapping[str, object]:

@@ -1,9 +1,10 @@
-"""Asks CAs when they want certificates renewed (ARI, RFC 9773). It is advice: without it the schedule stands."""
+"""Asks CAs when they want certificates renewed (ARI, RFC 9773). It is advice: without it the plan stands."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -11,12 +12,13 @@ import structlog
 
 from ssl_cert_server.acme.ari import RenewalInfo
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import AcmeError, CertServerError
+from ssl_cert_server.errors import AcmeError, CertServerError, NotPermitted
 from ssl_cert_server.model import Certificate
-from ssl_cert_server.renewal.known import Known, RenewalSchedule
-from ssl_cert_server.service.issuance import AcmeCertificates
-from ssl_cert_server.service.records import IssuedRecord, load_record, save_record
-from ssl_cert_server.storage.base import Storage
+from ssl_cert_server.renewal.due_worker import DueWorker
+from ssl_cert_server.renewal.plan import QUESTIONS, RenewalPlan, Stored
+from ssl_cert_server.renewal.worker import Renewables
+from ssl_cert_server.service.records import IssuedRecord, save_record
+from ssl_cert_server.storage.base import Due, Storage
 
 _log = structlog.get_logger()
 
@@ -25,7 +27,6 @@ _ASK_AFTER_FAILURE = 6 * 3600.0
 _SHORTEST, _LONGEST = 60.0, 86_400.0
 """Seconds; a CA's Retry-After is clamped to these (ACME-ARI section 4.3)."""
 
-_PEER_ASKS = 60.0
 _ASKING = 60.0
 
 
@@ -41,78 +42,63 @@ class AdviceWorker:
 
     def __init__(
         self,
-        schedule: RenewalSchedule,
-        certificates: AcmeCertificates,
+        plan: RenewalPlan,
+        certificates: Renewables,
         cas: Mapping[str, RenewalAdviser],
         storage: Storage,
         clock: Clock,
     ) -> None:
         """``cas`` are the configured CAs by the URL of their directory."""
-        self._schedule = schedule
+        self._plan = plan
         self._certificates = certificates
         self._cas = cas
         self._storage = storage
         self._clock = clock
-        self._slots = asyncio.Semaphore(_SIDE_BY_SIDE)
+        self._worker = DueWorker(
+            storage,
+            clock,
+            QUESTIONS,
+            self._work,
+            sooner=plan.sooner[QUESTIONS],
+            side_by_side=_SIDE_BY_SIDE,
+        )
 
     async def run(self) -> None:
         """Ask what is to be asked, for ever."""
-        async with asyncio.TaskGroup() as group:
-            while True:
-                await self._slots.acquire()
-                known = self._schedule.known(await self._schedule.questions.next())
-                if known is None:
-                    self._slots.release()
-                else:
-                    group.create_task(self._consult(known))
+        await self._worker.run()
 
-    async def _consult(self, known: Known) -> None:
-        cert_key = known.subject.cert_key
-        ask_at = self._clock.now() + _ASK_AFTER_FAILURE
+    async def _work(self, entry: Due) -> None:
+        """Ask for one; where even its next time can't be kept, it comes up again when the claim lapses."""
         try:
-            record = await self._consulted(known)
-            if record is not None:
-                ask_at = record.ask_at
-                self._heed(known, record)
+            await self._consult(entry.key)
         except CertServerError as error:
-            _log.warning("renewal.advice_failed", cert_key=cert_key, reason=str(error))
+            _log.warning("renewal.advice_failed", cert_key=entry.key, reason=str(error))
         except Exception:  # noqa: BLE001 - a bug met by one certificate must not stop the others
-            _log.exception("renewal.advice_crashed", cert_key=cert_key)
-        finally:
-            self._slots.release()
-        if self._schedule.known(cert_key) is known:
-            self._schedule.questions.add(cert_key, ask_at)
+            _log.exception("renewal.advice_crashed", cert_key=entry.key)
+            with suppress(CertServerError):
+                await self._plan.ask_at(entry.key, self._clock.now() + _ASK_AFTER_FAILURE)
 
-    async def _consulted(self, known: Known) -> IssuedRecord | None:
-        """Give what is kept of a certificate, the CA asked again where that is due; None where it gives no advice.
-
-        :raises CertServerError: storage can't be read or written.
-        """
-        cert_key = known.subject.cert_key
-        record = await load_record(self._storage, cert_key, known.fingerprint)
-        if self._clock.now() < record.ask_at <= self._clock.now() + _LONGEST:
-            return record  # a peer asked
-        directory_url, ca = self._adviser(record)
-        if ca is None or self._clock.now() >= known.not_after:
-            return None
-        lease = await self._storage.acquire(f"advice/{cert_key}", _ASKING)
-        if lease is None:
-            return replace(record, ask_at=self._clock.now() + _PEER_ASKS)
+    async def _consult(self, cert_key: str) -> None:
         try:
-            certificate = await self._certificates.stored(known.subject)
-            if certificate is None or certificate.fingerprint != known.fingerprint:
-                return None  # replaced: it isn't asked for any more
-            async with asyncio.timeout(_ASKING):
-                asked = await self._ask(ca, certificate, record)
+            stored = await self._certificates.find(cert_key)
+        except NotPermitted:
+            stored = None
+        if stored is None or self._clock.now() >= stored.certificate.not_after:
+            await self._storage.unschedule(QUESTIONS, [cert_key])  # whoever stores another one schedules it
+            return
+        directory_url, ca = self._adviser(stored.record)
+        ask_at = self._clock.now() + _ASK_AFTER_FAILURE
+        if ca is not None:
+            asked = await self._ask(ca, stored)
             if asked is None:
-                return None
+                await self._plan.ask_at(cert_key, ask_at)
+                return
             if asked.renew_at:  # it knew the certificate, so it issued it
                 asked = replace(asked, directory_url=directory_url)
-            return await self._kept(known, asked)
-        except TimeoutError:
-            raise AcmeError(f"no advice within {_ASKING:.0f} s") from None
-        finally:
-            await self._storage.release(lease)
+            if not await self._keep(replace(stored, record=asked)):
+                return  # its successor has a time of its own
+            ask_at = asked.ask_at
+        await self._plan.ask_at(cert_key, ask_at)
 
     def _adviser(self, record: IssuedRecord) -> tuple[str, RenewalAdviser | None]:
         """Give the CA that issued a certificate; where nobody noted that, the only one that there is."""
@@ -120,35 +106,20 @@ class AdviceWorker:
             return next(iter(self._cas.items()))
         return record.directory_url, self._cas.get(record.directory_url)
 
-    async def _kept(self, known: Known, asked: IssuedRecord) -> IssuedRecord | None:
-        """Write what the CA said, unless the certificate was replaced meanwhile: its successor's record stands there.
-
-        While it is being renewed nothing is written, as that is asked for soon again anyway.
-        """
-        cert_key = known.subject.cert_key
-        lease = await self._storage.acquire(f"certificates/{cert_key}", _ASKING)
-        if lease is None:
-            return replace(asked, ask_at=self._clock.now() + _PEER_ASKS)
+    async def _ask(self, ca: RenewalAdviser, stored: Stored) -> IssuedRecord | None:
+        """Give what is known of a certificate when the CA was asked; None where it gives no advice."""
+        now, record = self._clock.now(), stored.record
         try:
-            certificate = await self._certificates.stored(known.subject)
-            if certificate is None or certificate.fingerprint != known.fingerprint:
-                return None
-            await save_record(self._storage, cert_key, asked, lease)
-            return asked
-        finally:
-            await self._storage.release(lease)
-
-    async def _ask(self, ca: RenewalAdviser, certificate: Certificate, record: IssuedRecord) -> IssuedRecord | None:
-        now = self._clock.now()
-        try:
-            info = await ca.renewal_info(certificate)
-        except AcmeError as error:
-            _log.warning("renewal.advice_failed", names=sorted(certificate.names), reason=str(error))
+            async with asyncio.timeout(_ASKING):
+                info = await ca.renewal_info(stored.certificate)
+        except (AcmeError, TimeoutError) as error:
+            reason = str(error) or f"no advice within {_ASKING:.0f} s"
+            _log.warning("renewal.advice_failed", cert_key=stored.subject.cert_key, reason=reason)
             return replace(record, ask_at=now + _ASK_AFTER_FAILURE)
         if info is None:
             return None
         if info.retry_after is None:
-            _log.warning("renewal.advice_failed", names=sorted(certificate.names), reason="no Retry-After")
+            _log.warning("renewal.advice_failed", cert_key=stored.subject.cert_key, reason="no Retry-After")
             return replace(record, ask_at=now + _ASK_AFTER_FAILURE)
         drawn = record.renew_at
         if (info.start, info.end) != (record.window_start, record.window_end):
@@ -156,11 +127,26 @@ class AdviceWorker:
         ask_at = now + min(max(info.retry_after, _SHORTEST), _LONGEST)
         return replace(record, window_start=info.start, window_end=info.end, renew_at=drawn, ask_at=ask_at)
 
-    def _heed(self, known: Known, record: IssuedRecord) -> None:
-        if not record.renew_at or self._schedule.known(known.subject.cert_key) is not known:
-            return
-        if record.window_end <= self._clock.now():
+    async def _keep(self, asked: Stored) -> bool:
+        """Write what the CA said, and heed it; False where the certificate is being replaced, or was meanwhile."""
+        cert_key = asked.subject.cert_key
+        lease = await self._storage.acquire(f"certificates/{cert_key}", _ASKING)
+        if lease is None:
+            return False
+        try:
+            current = await self._certificates.find(cert_key)
+            if current is None or current.certificate.fingerprint != asked.certificate.fingerprint:
+                return False
+            await save_record(self._storage, cert_key, asked.record, lease)
+        finally:
+            await self._storage.release(lease)
+        if asked.record.renew_at and asked.record.renew_at != current.record.renew_at:
+            await self._heed(asked)
+        return True
+
+    async def _heed(self, asked: Stored) -> None:
+        if asked.record.window_end <= self._clock.now():
             _log.warning(
-                "renewal.emergency", cert_key=known.subject.cert_key, reason="its CA wants it replaced at once"
+                "renewal.emergency", cert_key=asked.subject.cert_key, reason="its CA wants it replaced at once"
             )
-        self._schedule.advise(known.subject.cert_key, record.renew_at)
+        await self._plan.renew_at(asked, self._plan.due_at(asked))

@@ -3,68 +3,120 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
+from typing import Protocol
 
 import structlog
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import BudgetSpent, CaClosed, CertServerError, NotPermitted, Unavailable
-from ssl_cert_server.renewal.known import Known, RenewalSchedule
+from ssl_cert_server.errors import BudgetSpent, CaClosed, CertServerError, NotPermitted, StorageError, Unavailable
+from ssl_cert_server.model import Certificate, Subject
+from ssl_cert_server.renewal.due_worker import DueWorker
+from ssl_cert_server.renewal.plan import RENEWALS, RenewalPlan, Stored
 from ssl_cert_server.renewal.schedule import priority_of
-from ssl_cert_server.service.issuance import AcmeCertificates
+from ssl_cert_server.service.budget.planner import Priority
+from ssl_cert_server.storage.base import Due, Storage
 
 _log = structlog.get_logger()
 
 _SIDE_BY_SIDE = 8
 _AFTER_ERROR = 60.0
 _REFUSED_RETRY = 86_400.0
+_UNCOVERED_RETRY = 7 * 86_400.0
 _LONGEST_PAUSE = 300.0
 _LOOK_EVERY = 60.0
 _BETWEEN_TRIES = 1.0
 """Seconds between certificates that are tried again when the budget may have room: each tells of the next."""
 
+# A certificate expired for longer is nobody's any more; the next request for its name issues on the fly.
+_GIVE_UP_AFTER = 7 * 86_400.0
+
+
+class Renewables(Protocol):
+    """What renewal needs of the certificates."""
+
+    async def find(self, cert_key: str) -> Stored | None:
+        """Give what is stored, however old; None where there is no such certificate.
+
+        :raises NotPermitted: no rule covers it.
+        :raises StorageError: it can't be read.
+        """
+
+    async def renew(self, subject: Subject, replaces: str, priority: Priority) -> Certificate:
+        """See :meth:`ssl_cert_server.service.issuance.AcmeCertificates.renew`."""
+
 
 class RenewalWorker:
-    """Takes what is due off the schedule and has it renewed, the most pressing first, a few at a time.
+    """Takes what is due off the plan and has it renewed, the most pressing first, a few at a time.
 
     While no CA can be asked, it doesn't try one name after the other. Where the budget has no room, what needs it is
     parked, and the most pressing tried again when there may be some: renewals that cost none go on meanwhile.
     """
 
-    def __init__(self, schedule: RenewalSchedule, certificates: AcmeCertificates, clock: Clock) -> None:
-        self._schedule = schedule
+    def __init__(self, plan: RenewalPlan, certificates: Renewables, storage: Storage, clock: Clock) -> None:
+        self._plan = plan
         self._certificates = certificates
         self._clock = clock
-        self._slots = asyncio.Semaphore(_SIDE_BY_SIDE)
-        self._paused_until = float("-inf")
-        self._parked: list[tuple[int, str, Known]] = []
         self._room_at = float("-inf")
+        self._worker = DueWorker(
+            storage,
+            clock,
+            RENEWALS,
+            self._work,
+            sooner=plan.sooner[RENEWALS],
+            side_by_side=_SIDE_BY_SIDE,
+        )
 
     async def run(self) -> None:
         """Renew what is due, for ever."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._try_parked())
-            while True:
-                await self._slots.acquire()
-                while (pause := self._paused_until - self._clock.monotonic()) > 0:
-                    await self._clock.sleep(pause)
-                known = self._schedule.known(await self._schedule.renewals.next())
-                if known is None:
-                    self._slots.release()
-                else:
-                    group.create_task(self._renew(known))
+            group.create_task(self._worker.run())
 
-    async def _renew(self, known: Known) -> None:
-        name = known.subject.names[0]
+    async def _work(self, entry: Due) -> None:
+        """Renew one; where even its next time can't be kept, it comes up again when the claim lapses."""
         try:
-            again = await self._try(known)
+            await self._look_after(entry)
+        except CertServerError as error:
+            _log.error("renewal.failed", name=entry.key, reason=str(error))
+        except Exception:  # noqa: BLE001 - a bug met by one name must not stop the others
+            _log.exception("renewal.crashed", name=entry.key)
+
+    async def _look_after(self, entry: Due) -> None:
+        now = self._clock.now()
+        try:
+            stored = await self._certificates.find(entry.key)
+        except NotPermitted:
+            await self._leave(entry)
+            return
+        if stored is None:
+            await self._plan.forget(entry.key)
+        elif now > stored.certificate.not_after + _GIVE_UP_AFTER:
+            _log.warning("renewal.given_up", cert_key=entry.key, remedy="the next request for it issues on the fly")
+            await self._plan.forget(entry.key)
+        elif now < self._plan.due_at(stored, earliest=True):
+            await self._plan.add(stored)  # its server died before it could say when, or a peer was faster
+        else:
+            await self._renew(entry, stored)
+
+    async def _leave(self, entry: Due) -> None:
+        """Leave a certificate alone that no rule covers: one may again, when the server has another configuration."""
+        if self._clock.now() > entry.rank + _GIVE_UP_AFTER:
+            await self._plan.forget(entry.key)
+        else:
+            await self._plan.put_off(entry, _UNCOVERED_RETRY * (1 + self._clock.random() / 10))
+
+    async def _renew(self, entry: Due, stored: Stored) -> None:
+        name = stored.subject.names[0]
+        try:
+            again = await self._try(stored)
         except CaClosed as error:
             again = error.retry_after
             self._pause(error)
         except BudgetSpent as error:
-            again = None if error.everyone else error.retry_after
             if error.everyone:
-                self._park(known, error)
+                await self._park(entry, error)
+                return
+            again = error.retry_after
         except Unavailable as error:
             again = error.retry_after
         except NotPermitted as error:
@@ -73,36 +125,50 @@ class RenewalWorker:
         except CertServerError as error:
             _log.error("renewal.failed", name=name, reason=str(error))
             again = _AFTER_ERROR
-        except Exception:  # noqa: BLE001 - a bug met by one name must not stop the others
+        except Exception:  # noqa: BLE001 - as above, with its next time kept
             _log.exception("renewal.crashed", name=name)
             again = _AFTER_ERROR
-        finally:
-            self._slots.release()
         if again is not None:
-            self._schedule.again(known, again)
+            await self._again(stored, again)
 
-    async def _try(self, known: Known) -> float | None:
-        priority = priority_of(self._clock.now(), known.not_before, known.not_after)
-        certificate = await self._certificates.renew(known.subject, known.fingerprint, priority)
+    async def _try(self, stored: Stored) -> float | None:
+        certificate = stored.certificate
+        priority = priority_of(self._clock.now(), certificate.not_before, certificate.not_after)
+        renewed = await self._certificates.renew(stored.subject, certificate.fingerprint, priority)
         # The same one: it joined the issuance of the very certificate.
-        return _AFTER_ERROR if certificate.fingerprint == known.fingerprint else None
+        return _AFTER_ERROR if renewed.fingerprint == certificate.fingerprint else None
 
-    def _park(self, known: Known, error: BudgetSpent) -> None:
-        if not self._parked:
+    async def _again(self, stored: Stored, seconds: float) -> None:
+        certificate, now = stored.certificate, self._clock.now()
+        if priority_of(now, certificate.not_before, certificate.not_after) is Priority.EXPIRING:
+            # CAs don't send mails about it any more.
+            _log.error(
+                "renewal.expiring",
+                cert_key=stored.subject.cert_key,
+                days_left=round((certificate.not_after - now) / 86_400, 1),
+                remedy=f"ssl-cert-server why {stored.subject.names[0]}",
+            )
+        await self._plan.renew_at(stored, now + seconds * (1 + self._clock.random() / 10))
+
+    async def _park(self, entry: Due, error: BudgetSpent) -> None:
+        if self._clock.monotonic() >= self._room_at + _LOOK_EVERY:
             _log.warning("renewal.parked", seconds=round(error.retry_after), reason=str(error))
-        heapq.heappush(self._parked, (known.not_after, known.subject.cert_key, known))
         self._room_at = self._clock.monotonic() + min(error.retry_after, _LONGEST_PAUSE)
+        await self._plan.park(entry)
 
     async def _try_parked(self) -> None:
         while True:
             await self._clock.sleep(min(max(self._room_at - self._clock.monotonic(), _BETWEEN_TRIES), _LOOK_EVERY))
-            if self._parked and self._clock.monotonic() >= self._room_at:
-                *_, known = heapq.heappop(self._parked)
-                self._room_at = self._clock.monotonic() + _BETWEEN_TRIES
-                self._schedule.again(known, 0.0)
+            if self._clock.monotonic() < self._room_at:
+                continue
+            try:
+                found = await self._plan.fetch_parked()
+            except StorageError as error:
+                _log.warning("renewal.index_unreadable", queue="parked", reason=str(error))
+                found = False
+            self._room_at = self._clock.monotonic() + (_BETWEEN_TRIES if found else _LOOK_EVERY)
 
     def _pause(self, error: Unavailable) -> None:
         pause = min(error.retry_after, _LONGEST_PAUSE)
-        if self._clock.monotonic() + pause > self._paused_until:
-            self._paused_until = self._clock.monotonic() + pause
-            _log.warning("renewal.paused", seconds=round(pause), due=len(self._schedule.renewals), reason=str(error))
+        if self._worker.pause(pause):
+            _log.warning("renewal.paused", seconds=round(pause), reason=str(error))

@@ -18,27 +18,31 @@ from ssl_cert_server.issuers.base import Issuer
 from ssl_cert_server.issuers.local_ca import LocalCa
 from ssl_cert_server.issuers.managed import ManagedCertificates
 from ssl_cert_server.issuers.self_signed import SelfSignedIssuer
-from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.renewal.advice import AdviceWorker
-from ssl_cert_server.renewal.known import RenewalSchedule
+from ssl_cert_server.renewal.plan import RenewalPlan
 from ssl_cert_server.renewal.preload import Preload
-from ssl_cert_server.renewal.scan import StoredCertificates
+from ssl_cert_server.renewal.rebuild import IndexRebuild, SeenCertificates
+from ssl_cert_server.renewal.stored import StoredCertificates
+from ssl_cert_server.renewal.upkeep import CertificateUpkeep
 from ssl_cert_server.renewal.worker import RenewalWorker
 from ssl_cert_server.server.engine import open_engine
 from ssl_cert_server.service.ask import Ask
 from ssl_cert_server.service.cache import AnswerCache
 from ssl_cert_server.service.certificates import Certificates
+from ssl_cert_server.service.changes import ChangeWatch
 from ssl_cert_server.service.issuance import AcmeCertificates
-from ssl_cert_server.service.notices import Notices
 from ssl_cert_server.service.policy import Policy, PolicyRules, SelfSignedRule, Source
 from ssl_cert_server.service.readiness import Readiness
 from ssl_cert_server.service.sweep import StateSweep
 from ssl_cert_server.service.turns import Turns
+from ssl_cert_server.storage.base import Storage
+from ssl_cert_server.storage.directory import DirectoryStorage
+from ssl_cert_server.storage.mirror import MirroredStorage
 from ssl_cert_server.storage.registry import open_backend
 from ssl_cert_server.storage.seal import Sealer, SealKey
 from ssl_cert_server.storage.sealed import SealedStorage
 
-_CACHE_BYTES = 256 * 1024 * 1024
+_MIB = 1024 * 1024
 _DAY = 86_400.0
 _SIDE_BY_SIDE = 32
 """Issuances at once."""
@@ -71,13 +75,9 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         stack.push_async_callback(storage.close)
         policy = Policy(policy_rules(config))
         engine = await open_engine(config, storage, clock, stack)
-        cache = AnswerCache(clock, _CACHE_BYTES)
-        days = config.lets_encrypt.renew_before
-        schedule = RenewalSchedule(clock, days * _DAY if days is not None else None)
-
-        def stored(subject: Subject, certificate: Certificate) -> None:
-            schedule.add_new(subject, certificate)
-            certificates.replace(subject, certificate)
+        cache = AnswerCache(clock, config.cache_mb * _MIB)
+        plan = renewal_plan(config, storage, clock)
+        seen = SeenCertificates(plan, storage, clock)
 
         acme = AcmeCertificates(
             storage,
@@ -85,8 +85,7 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
             Turns(_SIDE_BY_SIDE, clock),
             clock,
             ask=await open_ask(config, clock, stack),
-            on_known=schedule.add,
-            on_stored=stored,
+            upkeep=CertificateUpkeep(plan, seen, storage, on_stored=lambda *stored: certificates.replace(*stored)),
         )
         stack.push_async_callback(acme.close)
         managed = ManagedCertificates(storage, clock, on_replaced=cache.drop_certificate)
@@ -103,23 +102,28 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         stack.push_async_callback(certificates.close)
 
         async def read_again(cert_key: str) -> None:
-            subject = policy.stored_subject(cert_key)
+            subject = policy.stored_subject(cert_key) if certificates.uses(cert_key) else None
             if subject is None:
                 return
             certificate = await acme.stored(subject)
             if certificate is not None:
                 certificates.replace(subject, certificate)
             else:
-                schedule.forget(cert_key)
                 certificates.drop(cert_key)
 
+        async def read_all_again() -> None:
+            for cert_key in cache.cert_keys():
+                await read_again(cert_key)
+
+        found = StoredCertificates(acme, storage, policy)
         background = {
             "managed.watch": managed.watch,
-            "notices": Notices(storage, clock, read_again).watch,
+            "changes": ChangeWatch(storage, clock, on_change=read_again, on_reset=read_all_again).run,
             "state.sweep": StateSweep(storage, clock).run,
-            "renewal": RenewalWorker(schedule, acme, clock).run,
-            "renewal.scan": StoredCertificates(acme, storage, policy, clock).read,
-            "renewal.advice": AdviceWorker(schedule, acme, engine.cas, storage, clock).run,
+            "renewal": RenewalWorker(plan, found, storage, clock).run,
+            "renewal.index": IndexRebuild(plan, found, storage, clock).run,
+            "renewal.seen": lambda: seen.run(found),
+            "renewal.advice": AdviceWorker(plan, found, engine.cas, storage, clock).run,
             **engine.background,
         }
         if config.preload:
@@ -133,6 +137,12 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         )
 
 
+def renewal_plan(config: Config, storage: Storage, clock: Clock) -> RenewalPlan:
+    """Make what plans renewals."""
+    days = config.lets_encrypt.renew_before
+    return RenewalPlan(storage, clock, days * _DAY if days is not None else None)
+
+
 def open_storage(config: Config, clock: Clock, *, seal: bool = True) -> SealedStorage:
     """Open the storage that the configuration names; with ``seal`` off, what is written stays unsealed.
 
@@ -142,7 +152,11 @@ def open_storage(config: Config, clock: Clock, *, seal: bool = True) -> SealedSt
     """
     settings = config.storage
     sealer = Sealer((SealKey(secret) for secret in settings.seal.secrets), seal=seal)
-    return SealedStorage(open_backend(settings.type, settings.settings, clock), sealer)
+    backend = open_backend(settings.type, settings.settings, clock)
+    if settings.mirror_dir is not None:
+        # Below the seal: what is copied stays as sealed as it was read.
+        backend = MirroredStorage(backend, DirectoryStorage(settings.mirror_dir, clock), clock)
+    return SealedStorage(backend, sealer)
 
 
 def policy_rules(config: Config) -> PolicyRules:

@@ -10,12 +10,13 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import AcmeError, CertServerError
 from ssl_cert_server.model import Subject
 from ssl_cert_server.pki.x509 import parse_certificate
+from ssl_cert_server.renewal.plan import RenewalPlan
+from ssl_cert_server.renewal.upkeep import CertificateUpkeep
 from ssl_cert_server.server.engine import Engine
 from ssl_cert_server.service.ask import Ask
 from ssl_cert_server.service.attempts import Predecessor
 from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.service.issuance import AcmeCertificates
-from ssl_cert_server.service.notices import post_notice
 from ssl_cert_server.service.records import load_record
 from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.storage.base import Storage
@@ -27,8 +28,9 @@ _log = structlog.get_logger()
 class Revocation:
     """One certificate's end."""
 
-    def __init__(self, storage: Storage, engine: Engine, ask: Ask | None, clock: Clock) -> None:
+    def __init__(self, storage: Storage, engine: Engine, plan: RenewalPlan, ask: Ask | None, clock: Clock) -> None:
         self._storage = storage
+        self._plan = plan
         self._engine = engine
         self._ask = ask
         self._clock = clock
@@ -55,12 +57,10 @@ class Revocation:
             Turns(1, self._clock),
             self._clock,
             ask=self._ask,
-            on_known=lambda *_: None,
-            on_stored=lambda *_: None,
+            upkeep=CertificateUpkeep(self._plan, None, self._storage, on_stored=lambda *_: None),
         )
         stack.push_async_callback(acme.close)
         await acme.renew(subject, old.certificate.fingerprint, Priority.EXPIRING)
-        await post_notice(self._storage, self._clock, subject.cert_key)
 
     async def revoke(self, subject: Subject, old: Predecessor, reason: int) -> None:
         """Revoke at the CA that issued it; where it is still the stored one, it is removed.
@@ -74,7 +74,7 @@ class Revocation:
             stored = await self.find(subject)
             if stored is not None and stored.certificate.fingerprint == fingerprint:
                 await self._storage.delete(subject.cert_key, lease=lease)
-                await post_notice(self._storage, self._clock, subject.cert_key)
+                await self._storage.announce([subject.cert_key])
 
     async def _revoke_at_ca(self, old: Predecessor, reason: int) -> None:
         known = self._engine.cas.get(old.record.directory_url)

@@ -68,6 +68,14 @@ class Issued:
     challenge: str
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A certificate that was stored, and what is kept of it."""
+
+    certificate: Certificate
+    record: IssuedRecord
+
+
 class CertificateAuthority(Protocol):
     """What an attempt needs of the CAs."""
 
@@ -88,7 +96,7 @@ class Attempts:
         self._clock = clock
         self._deadline = deadline
 
-    async def make(self, wanted: Wanted, state: NameState, lease: Lease) -> Certificate:
+    async def make(self, wanted: Wanted, state: NameState, lease: Lease) -> Made:
         """Have a certificate issued, going on from ``state``, and store it.
 
         :raises BackingOff: it failed, which is kept.
@@ -96,8 +104,15 @@ class Attempts:
         :raises StorageError: it could not be stored; the open order leads back to it.
         """
         issued = await self._issue(wanted, state, lease)
-        await self._store(wanted.subject, issued, lease)
-        return issued.certificate
+        record = IssuedRecord.of_new(
+            issued.certificate,
+            issued.directory_url,
+            issued.challenge,
+            self._clock.now(),
+            wanted.predecessor.record if wanted.predecessor else None,
+        )
+        await self._store(wanted.subject, issued.certificate, record, lease)
+        return Made(issued.certificate, record)
 
     async def settle(self, subject: Subject, stored: Certificate, state: NameState, lease: Lease) -> NameState:
         """Give ``state`` without an order that has become the ``stored`` certificate already.
@@ -175,9 +190,9 @@ class Attempts:
             noted = replace(state, failed_at=now, error=str(error), expected_at=now + error.retry_after)
             await save_state(self._storage, subject.cert_key, noted, lease)
 
-    async def _store(self, subject: Subject, issued: Issued, lease: Lease) -> None:
+    async def _store(self, subject: Subject, certificate: Certificate, record: IssuedRecord, lease: Lease) -> None:
         """Write what the CA gave, with patience: until it is written, only the open order leads back to it."""
-        name, certificate = subject.names[0], issued.certificate
+        name = subject.names[0]
         for attempt in range(1, _STORE_TRIES + 1):
             try:
                 await self._storage.put(subject.cert_key, certificate.stored, lease=lease)
@@ -193,10 +208,9 @@ class Attempts:
             "certificate.issued",
             name=name,
             fingerprint=certificate.fingerprint,
-            directory_url=issued.directory_url,
-            challenge=issued.challenge,
+            directory_url=record.directory_url,
+            challenge=record.challenge,
         )
-        record = IssuedRecord(certificate.fingerprint, issued.directory_url, issued.challenge)
         await save_record(self._storage, subject.cert_key, record, lease)
         await save_state(self._storage, subject.cert_key, NameState(), lease)
 

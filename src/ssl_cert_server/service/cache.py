@@ -7,6 +7,8 @@ from collections import OrderedDict, defaultdict
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.service.answer import Answer
 
+_STALE_FOR = 60.0
+
 
 class AnswerCache:
     """At most about ``max_bytes`` of answers. One look-up answers a hot name."""
@@ -23,11 +25,25 @@ class AnswerCache:
         entry = self._answers.get(name)
         if entry is None:
             return None
-        if not entry[0].holds(self._clock):
-            self.drop(name)
+        answer = entry[0]
+        if not answer.holds(self._clock):
+            if answer.certificate.not_after <= self._clock.now():
+                self.drop(name)
             return None
         self._answers.move_to_end(name)
-        return entry[0]
+        return answer
+
+    def stale(self, name: str) -> Answer | None:
+        """Give the answer for a name that is past its time, where its certificate is valid; it holds for a while again.
+
+        For when nothing newer is to be had: a stale answer beats none.
+        """
+        entry = self._answers.get(name)
+        if entry is None:
+            return None
+        answer = entry[0]
+        answer.fresh_until = min(answer.certificate.not_after, self._clock.now() + _STALE_FOR)
+        return answer if answer.holds(self._clock) else None
 
     def put(self, name: str, answer: Answer) -> None:
         """Keep an answer, and let the least recently used go where there is no room."""
@@ -50,6 +66,10 @@ class AnswerCache:
         names.remove(name)
         if not names:
             del self._by_cert_key[answer.cert_key]
+
+    def cert_keys(self) -> list[str]:
+        """Give the keys of all certificates that are in use."""
+        return [*self._by_cert_key]
 
     def names_of(self, cert_key: str) -> set[str]:
         """Give the names that are answered with the certificate stored under ``cert_key``."""

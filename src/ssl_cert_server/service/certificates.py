@@ -6,7 +6,14 @@ import asyncio
 from collections.abc import Mapping
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import DeadlineExceeded, InvalidCertificate, NotPermitted, Overloaded
+from ssl_cert_server.errors import (
+    CertServerError,
+    DeadlineExceeded,
+    InvalidCertificate,
+    NotPermitted,
+    Overloaded,
+    RequestError,
+)
 from ssl_cert_server.issuers.base import Issuer
 from ssl_cert_server.model import Certificate, KeyFamily, Subject
 from ssl_cert_server.service.answer import Answer, make_answer
@@ -40,7 +47,7 @@ class Certificates:
         """
         # No path of a request can be such a place: what is in memory is looked up by those, too.
         place = name if family in (None, self._policy.usual_family) else f"{name} {family}"
-        answer = self._cache.get(place) or await self._miss(place, name, family)
+        answer = self._cache.get(place) or await self._missed(place, name, family)
         if family not in (None, answer.certificate.family):
             raise NotPermitted(f"{name} has no certificate with an {family.upper()} key here")
         return answer
@@ -52,6 +59,10 @@ class Certificates:
             self._remember(place, certificate, self._issuers[Source.ACME], subject)
             self._fetched.pop(place, None)  # what is being read is older
 
+    def uses(self, cert_key: str) -> bool:
+        """Tell whether a name is answered with the certificate stored under ``cert_key``, or is about to be."""
+        return bool(self._cache.names_of(cert_key)) or cert_key in self._fetched.values()
+
     def drop(self, cert_key: str) -> None:
         """Forget the certificate that was stored under ``cert_key``; who asks next is answered anew."""
         self._cache.drop_certificate(cert_key)
@@ -59,6 +70,17 @@ class Certificates:
     async def close(self) -> None:
         """Give up what is under way."""
         await self._fetches.close()
+
+    async def _missed(self, place: str, name: str, family: KeyFamily | None) -> Answer:
+        try:
+            return await self._miss(place, name, family)
+        except RequestError:
+            raise
+        except CertServerError:
+            stale = self._cache.stale(place)
+            if stale is None:
+                raise
+            return stale
 
     async def _miss(self, place: str, name: str, family: KeyFamily | None) -> Answer:
         decision = self._policy.decide(name, family)

@@ -7,7 +7,7 @@ those that wait, failures remembered with back-off, and nothing asked of a CA wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Protocol, TypeVar
 
@@ -20,7 +20,8 @@ from ssl_cert_server.pki.x509 import check_covers, check_not_expired, parse_cert
 from ssl_cert_server.service.attempts import Attempts, Predecessor, Wanted
 from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.service.flights import Flights
-from ssl_cert_server.service.records import load_record
+from ssl_cert_server.service.records import IssuedRecord, load_record
+from ssl_cert_server.service.remembered import RememberedNames
 from ssl_cert_server.service.state import check_not_backing_off, load_state
 from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.storage.base import Storage
@@ -31,6 +32,8 @@ _log = structlog.get_logger()
 _WAITING = 1000
 _WAIT_DEADLINE = 600.0
 _OVERLOADED_RETRY = 30.0
+_BORROWED = 10_000
+_BORROWED_FOR = 3_600.0
 
 _T = TypeVar("_T")
 
@@ -45,12 +48,24 @@ class Gate(Protocol):
         """
 
 
-class AcmeCertificates:
-    """The issuer behind the ACME rule.
+class Upkeep(Protocol):
+    """Who looks after certificates, and has to know of them."""
 
-    ``on_known`` is called with every usable certificate read from storage, ``on_stored`` instead with one that was
-    just written, here or by a peer that was faster.
-    """
+    async def expect(self, cert_key: str) -> None:
+        """Hear that a certificate is about to be issued; whatever happens next, it is looked after.
+
+        :raises StorageError: that can't be kept.
+        """
+
+    async def stored(self, subject: Subject, certificate: Certificate, record: IssuedRecord | None) -> None:
+        """Hear of a certificate that was just stored; where there is no ``record``, by a peer that was faster."""
+
+    def seen(self, subject: Subject, certificate: Certificate) -> None:
+        """Hear of a usable certificate that was read."""
+
+
+class AcmeCertificates:
+    """The issuer behind the ACME rule."""
 
     type = CertificateType.ACME
 
@@ -62,16 +77,15 @@ class AcmeCertificates:
         clock: Clock,
         *,
         ask: Gate | None = None,
-        on_known: Callable[[Subject, Certificate], None],
-        on_stored: Callable[[Subject, Certificate], None],
+        upkeep: Upkeep,
     ) -> None:
         self._storage = storage
         self._attempts = attempts
         self._turns = turns
         self._clock = clock
         self._ask = ask
-        self._on_known = on_known
-        self._on_stored = on_stored
+        self._upkeep = upkeep
+        self._borrowed = RememberedNames(clock, _BORROWED)
         self._issuances: Flights[Certificate] = Flights(_WAITING)
 
     async def obtain(self, name: str, subject: Subject, priority: Priority = Priority.HANDSHAKE) -> Certificate:
@@ -96,6 +110,8 @@ class AcmeCertificates:
         return await self._join(subject, priority, replaces)
 
     def fresh_until(self, certificate: Certificate) -> float:
+        if certificate.fingerprint in self._borrowed:  # by then there may be one of the name's own
+            return min(certificate.not_after, self._clock.now() + _BORROWED_FOR)
         return certificate.not_after
 
     async def stored(self, subject: Subject, name: str | None = None) -> Certificate | None:
@@ -105,7 +121,7 @@ class AcmeCertificates:
         """
         certificate = await self._read(subject.cert_key, (name,) if name else subject.names)
         if certificate is not None:
-            self._on_known(subject, certificate)
+            self._upkeep.seen(subject, certificate)
         return certificate
 
     async def close(self) -> None:
@@ -123,15 +139,13 @@ class AcmeCertificates:
         return None
 
     async def _issue_beside(self, subject: Subject, elsewhere: Certificate) -> None:
-        """Have a subject's own certificate issued while another one answers for it.
-
-        Where that fails, it is left to renewal: the other one's successor is the subject's own.
+        """Have a subject's own certificate issued while another one answers for it, for a while at a time.
 
         :raises NotPermitted: ``ask`` says no.
         """
+        self._borrowed.add(elsewhere.fingerprint, _BORROWED_FOR)
         with suppress(AskFailed):  # without a verdict it serves on
             await self._check_permitted(subject)
-            self._on_known(subject, elsewhere)
             if not self._issuances.full:
                 self._issuances.start(subject.cert_key, lambda: self._issue_unasked(subject))
 
@@ -191,7 +205,7 @@ class AcmeCertificates:
     async def _issue(self, subject: Subject, priority: Priority, replaces: str) -> Certificate:
         name, cert_key = subject.names[0], subject.cert_key
         async with self._patiently(name, leased(self._storage, f"certificates/{cert_key}", self._clock)) as lease:
-            certificate = await self._parsed(cert_key)
+            certificate, record = await self._parsed(cert_key), None
             if not (
                 certificate
                 and certificate.fingerprint != replaces
@@ -202,11 +216,14 @@ class AcmeCertificates:
                 # Who waits for a peer's lease keeps no turn from the other names.
                 async with self._patiently(name, self._turns.turn(priority, suspect=state.failures > 0)):
                     await self._storage.check_writable()
-                    if certificate is not None:
+                    if certificate is None:
+                        await self._upkeep.expect(cert_key)
+                    else:
                         state = await self._attempts.settle(subject, certificate, state, lease)
                     wanted = Wanted(subject, priority, await self._predecessor(subject, certificate))
-                    certificate = await self._attempts.make(wanted, state, lease)
-        self._on_stored(subject, certificate)
+                    made = await self._attempts.make(wanted, state, lease)
+                    certificate, record = made.certificate, made.record
+        await self._upkeep.stored(subject, certificate, record)
         return certificate
 
     async def _predecessor(self, subject: Subject, certificate: Certificate | None) -> Predecessor | None:

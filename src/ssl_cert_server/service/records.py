@@ -7,9 +7,14 @@ from dataclasses import asdict, dataclass
 
 import structlog
 
+from ssl_cert_server.model import Certificate
 from ssl_cert_server.storage.base import Lease, Storage
 
 _log = structlog.get_logger()
+
+_LONGEST_REST = 86_400.0
+_SHORTEST_REST = 3_600.0
+_TIMES = ("window_start", "window_end", "renew_at", "ask_at", "rests_until", "heeded_from")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +23,8 @@ class IssuedRecord:
 
     ``directory_url`` is the CA's, ``challenge`` the type that proved control. The rest is ARI (RFC 9773), Unix
     seconds: the window the CA suggested, the time in it that was drawn, and when the CA is asked again.
+
+    It is not renewed before ``rests_until``, nor for the CA's advice before ``heeded_from``.
     """
 
     fingerprint: str = ""
@@ -27,6 +34,28 @@ class IssuedRecord:
     window_end: float = 0.0
     renew_at: float = 0.0
     ask_at: float = 0.0
+    rests_until: float = 0.0
+    heeded_from: float = 0.0
+
+    @classmethod
+    def of_new(
+        cls, certificate: Certificate, directory_url: str, challenge: str, now: float, before: IssuedRecord | None
+    ) -> IssuedRecord:
+        """Give the record of a certificate that was issued just now, in the place of the one with ``before``.
+
+        It rests, however due it looks: where a clock is wrong, every new certificate may look so. And a CA may revoke
+        what it issued an hour ago: its advice is heeded soon, but not time after time, for its windows may always lie
+        in the past.
+        """
+        rest = min(certificate.lifetime / 4, _LONGEST_REST)
+        early = before is not None and now < before.rests_until
+        return cls(
+            certificate.fingerprint,
+            directory_url,
+            challenge,
+            rests_until=now + rest,
+            heeded_from=now + (rest if early else min(rest, _SHORTEST_REST)),
+        )
 
     def window_holds(self, now: float) -> bool:
         """Tell whether the suggested window is the current one."""
@@ -55,7 +84,7 @@ def _parse(stored: bytes, cert_key: str) -> IssuedRecord:
     try:
         document = json.loads(stored)
         texts = {field: str(document[field]) for field in ("fingerprint", "directory_url", "challenge")}
-        times = {field: float(document[field]) for field in ("window_start", "window_end", "renew_at", "ask_at")}
+        times = {field: float(document.get(field, 0.0)) for field in _TIMES}
         return IssuedRecord(**texts, **times)  # type: ignore[arg-type]
     except (ValueError, TypeError, KeyError):
         _log.warning("record.unreadable", cert_key=cert_key, remedy="it is ignored and written anew")

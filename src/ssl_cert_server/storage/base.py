@@ -81,7 +81,9 @@ class Storage(Protocol):
         the claim's ``seconds``, unless it is scheduled anew or taken out: what a claimer died with is not lost, and
         who works for longer schedules it later. Times are the caller's wall clock; nothing else is made of them.
         When ``schedule`` returns, the entry survives a crash of the process and of the machine. Entries and values
-        know nothing of each other. Work per call is proportional to what is claimed or scheduled, or to its logarithm.
+        know nothing of each other: where the index was lost, or never was, ``index_complete`` says so, and whoever
+        knows what the values mean schedules them anew. Work per call is proportional to what is claimed or scheduled,
+        or to its logarithm.
 
     Changes
         ``announce`` tells every instance, its own too, that what belongs to keys was changed. ``changes`` gives what
@@ -127,7 +129,7 @@ class Storage(Protocol):
     async def scheduled(self, queue: str, key: str) -> Due | None:
         """Give a key's entry, or None."""
 
-    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> list[Due]:
+    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> Sequence[Due]:
         """Take at most ``limit`` of what is due at ``now``, the lowest rank first; see above for ``seconds``."""
 
     async def next_due(self, queue: str) -> float | None:
@@ -135,6 +137,12 @@ class Storage(Protocol):
 
     def list_due(self, queue: str) -> AsyncIterator[Due]:
         """Iterate over all entries of ``queue``, in no order."""
+
+    async def index_complete(self) -> bool:
+        """Tell whether somebody said that the index knows of everything stored, and it was not lost since."""
+
+    async def mark_index_complete(self) -> None:
+        """Say so."""
 
     async def announce(self, keys: Sequence[str]) -> None:
         """Tell every instance that what belongs to these keys was changed."""

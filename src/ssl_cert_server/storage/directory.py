@@ -1,4 +1,4 @@
-"""Storage in a directory: one file per key, as the predecessor kept them.
+"""Storage in a directory: one file per key, as the predecessor kept them, and the due index beside them.
 
 Writes go to a temporary file that is synced, renamed over the old one, and the folder synced. Several instances on
 one machine may share a directory; their short critical sections exclude each other by ``flock`` on ``.lock``.
@@ -8,54 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import structlog
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import StorageError
-from ssl_cert_server.storage.base import MAX_VALUE, Lease, check_key, check_value
+from ssl_cert_server.storage.base import Changes, Due, Lease, check_key, check_value
+from ssl_cert_server.storage.directory_errors import translated
+from ssl_cert_server.storage.directory_files import Files, file_names, read_file
+from ssl_cert_server.storage.directory_index import DirectoryIndex
 from ssl_cert_server.storage.directory_leases import DirectoryLeases
-from ssl_cert_server.storage.folders import make_folder, sync_folder
+from ssl_cert_server.storage.directory_threads import Call, Closed, Threads
+from ssl_cert_server.storage.folders import Place
 
 _T = TypeVar("_T")
+_Entries: TypeAlias = list[Due]  # inside the class, ``list`` is a method
 _log = structlog.get_logger()
 
 _THREADS = 8
-_DEADLINE = 30.0
 _LIST_BATCH = 1000
-_STALE_TEMPORARY = 600.0
 _PROBE = bytes(16 * 1024)
-
-
-class _Call:
-    """A write that its caller may give up; entered for the step that makes it visible.
-
-    What was given up must not land after a later write of the same key that was acknowledged. So one at a time takes
-    that step: none can be given up, and overtaken, between its look at ``given_up`` and the step itself.
-    """
-
-    _landing = threading.Lock()
-
-    def __init__(self) -> None:
-        self.given_up = False
-
-    def __enter__(self) -> None:
-        self._landing.acquire()
-        if self.given_up:
-            self._landing.release()
-            raise StorageError("given up before it was done")
-
-    def __exit__(self, *_: object) -> None:
-        self._landing.release()
+_CLOSING = 5.0
+"""Seconds that closing may take; where the file system hangs it would take for ever."""
 
 
 class DirectoryStorage:
@@ -67,42 +47,44 @@ class DirectoryStorage:
         :raises StorageError: it can't be created or written.
         """
         self._root = root
-        self._counter = itertools.count()
-        self._instance = uuid.uuid4().hex
         self._closed = False
-        with _translated(root, "open"):
+        instance = uuid.uuid4().hex
+        self._files = Files(root, instance)
+        with translated(root, "open"):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             _warn_if_open_to_others(root)
-            self._remove_stale_temporaries()
-            self._leases = DirectoryLeases(root, self._instance, clock)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="storage")
+            self._leases = DirectoryLeases(root, instance, clock)
+            self._files.remove_stale_temporaries(self._leases.is_alive)
+            self._place = Place(root, self._leases.mark)
+        self._index = DirectoryIndex(root, self._place, clock)
+        self._threads = Threads(_THREADS, "storage")
 
     async def get(self, key: str) -> bytes | None:
         path = self._path(key)
-        return await self._run(key, "read", lambda: _read(path))
+        return await self._run(key, "read", lambda: read_file(path))
 
     async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:
         path = self._path(key)
         check_value(key, value)
-        call = _Call()
-        await self._run(key, "write", lambda: self._replace(path, value, lease, call), call)
+        call = Call()
+        await self._run(key, "write", lambda: self._files.replace(path, value, self._landing(lease, call)), call)
 
     async def delete(self, key: str, *, lease: Lease | None = None) -> None:
         path = self._path(key)
-        call = _Call()
-        await self._run(key, "delete", lambda: self._unlink(path, lease, call), call)
+        call = Call()
+        await self._run(key, "delete", lambda: self._files.unlink(path, self._landing(lease, call)), call)
 
     async def list(self, folder: str = "") -> AsyncIterator[str]:
         path = self._path(folder) if folder else self._root
         prefix = f"{folder}/" if folder else ""
-        names = _file_names(path)
+        names = file_names(path)
         while batch := await self._run(folder, "list", lambda: [*itertools.islice(names, _LIST_BATCH)]):
             for name in batch:
                 yield prefix + name
 
     async def acquire(self, name: str, seconds: float) -> Lease | None:
         check_key(name)
-        call, taken = _Call(), list[Lease]()
+        call, taken = Call(), list[Lease]()
 
         def take() -> Lease | None:
             lease = self._leases.acquire(name, seconds)
@@ -120,7 +102,7 @@ class DirectoryStorage:
             return await self._run(f"_leases/{name}", "lease", take, call)
         except BaseException:
             # A lease that nobody knows of would keep everybody waiting until it lapses.
-            with suppress(RuntimeError):  # closed, and all leases free
+            with suppress(Closed):  # and all leases free
                 self._threads.submit(give_back)
             raise
 
@@ -130,108 +112,74 @@ class DirectoryStorage:
     async def release(self, lease: Lease) -> None:
         await self._run(f"_leases/{lease.name}", "release", lambda: self._leases.release(lease))
 
+    async def schedule(self, queue: str, entries: Sequence[Due]) -> None:
+        await self._index.schedule(queue, entries)
+
+    async def unschedule(self, queue: str, keys: Sequence[str]) -> None:
+        await self._index.unschedule(queue, keys)
+
+    async def scheduled(self, queue: str, key: str) -> Due | None:
+        return await self._index.scheduled(queue, key)
+
+    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> _Entries:
+        return await self._index.claim(queue, now=now, limit=limit, seconds=seconds)
+
+    async def next_due(self, queue: str) -> float | None:
+        return await self._index.next_due(queue)
+
+    def list_due(self, queue: str) -> AsyncIterator[Due]:
+        return self._index.list_due(queue)
+
+    async def announce(self, keys: Sequence[str]) -> None:
+        await self._index.announce(keys)
+
+    async def changes(self, cursor: str, wait: float) -> Changes:
+        return await self._index.changes(cursor, wait)
+
+    async def index_complete(self) -> bool:
+        return await self._index.index_complete()
+
+    async def mark_index_complete(self) -> None:
+        await self._index.mark_index_complete()
+
     async def check_writable(self) -> None:
-        await self._run(".", "write", self._probe)
+        await self._run(".", "write", lambda: self._files.write_temporary(_PROBE).unlink())
 
     async def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.close()
+        self._index.stop()
+        closing = threading.Thread(target=self._let_go, name="storage-close", daemon=True)
+        closing.start()
+        await asyncio.to_thread(closing.join, _CLOSING)
+        if closing.is_alive():
+            _log.warning("storage.close_given_up", directory=str(self._root), seconds=_CLOSING)
+
+    def _let_go(self) -> None:
+        end = time.monotonic() + _CLOSING
+        self._threads.join(end - time.monotonic())
+        self._index.close(end - time.monotonic())
         self._leases.close()
 
     def _path(self, key: str) -> Path:
         return self._root.joinpath(*check_key(key))
 
-    async def _run(self, key: str, action: str, work: Callable[[], _T], call: _Call | None = None) -> _T:
-        def translated() -> _T:
-            with _translated(self._root / key, action):
-                return work()
+    async def _run(self, key: str, action: str, work: Callable[[], _T], call: Call | None = None) -> _T:
+        def in_place() -> _T:
+            self._place.check()
+            return work()
 
-        if self._closed:
-            raise StorageError(f"can't {action} {self._root / key}: the storage is closed")
-        try:
-            async with asyncio.timeout(_DEADLINE):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, translated)
-        except TimeoutError as error:
-            raise StorageError(f"can't {action} {self._root / key}: no answer in {_DEADLINE:.0f} s") from error
-        finally:
-            if call is not None:
-                call.given_up = True
+        return await self._threads.run(self._root / key, action, in_place, call)
 
-    def _replace(self, path: Path, value: bytes, lease: Lease | None, call: _Call) -> None:
-        temporary = self._write_temporary(value)
-        try:
-            make_folder(path.parent)
-            with self._leases.held(lease), call:
-                temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
-
-    def _unlink(self, path: Path, lease: Lease | None, call: _Call) -> None:
-        with self._leases.held(lease), call, suppress(FileNotFoundError, NotADirectoryError):
-            path.unlink()
-        if path.parent.is_dir():
-            sync_folder(path.parent)
-
-    def _probe(self) -> None:
-        self._write_temporary(_PROBE).unlink()
-
-    def _write_temporary(self, value: bytes) -> Path:
-        temporary = self._root / f".tmp-{self._instance}-{next(self._counter)}"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no path
-                file.write(value)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        return temporary
-
-    def _remove_stale_temporaries(self) -> None:
-        """Clear what a crash left; a write that still goes on is far younger."""
-        for path in self._root.glob(".tmp-*"):
-            with suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _STALE_TEMPORARY:
-                    path.unlink()
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        with path.open("rb") as file:
-            value = file.read(MAX_VALUE + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if len(value) > MAX_VALUE:
-        raise StorageError(f"can't read {path}: more than {MAX_VALUE} bytes, so not a certificate or state of ours")
-    return value
-
-
-def _file_names(folder: Path) -> Iterator[str]:
-    try:
-        entries = os.scandir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    with entries:
-        for entry in entries:
-            if not entry.name.startswith(".") and entry.is_file():
-                yield entry.name
+    @contextmanager
+    def _landing(self, lease: Lease | None, call: Call) -> Iterator[None]:
+        with self._leases.held(lease), call:
+            yield
 
 
 def _warn_if_open_to_others(root: Path) -> None:
     mode = root.stat().st_mode & 0o777
     if mode & 0o077:
         _log.warning("storage.open_to_others", directory=str(root), mode=f"{mode:04o}", remedy=f"chmod 0700 {root}")
-
-
-@contextmanager
-def _translated(path: Path, action: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        inside = f" ({error.filename})" if action == "open" and error.filename not in (None, str(path)) else ""
-        raise StorageError(f"can't {action} {path}{inside}: {error.strerror or error}") from error

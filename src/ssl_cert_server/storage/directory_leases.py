@@ -6,7 +6,6 @@ free at once. Times are the machine's monotonic clock: all instances on it share
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import LeaseLost
 from ssl_cert_server.storage.base import Lease
-from ssl_cert_server.storage.folders import make_folder
+from ssl_cert_server.storage.folders import identity, lock_file, make_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +36,19 @@ class DirectoryLeases:
         self._last_token = root / ".last-token"
         self._instance = instance
         self._clock = clock
+        self.mark = self._holder_path(instance)
+        """The file that tells that this instance is alive; no other directory has one of that name."""
         with self._exclusively():
             self._remove_dead_holders()
-            self._alive = _lock(self._holder_path(instance), block=True)
+            self._alive = lock_file(self.mark, block=True)
 
     def acquire(self, name: str, seconds: float) -> Lease | None:
         path = self._folder / name
         with self._exclusively():
             record = _load(path)
-            if record and record.until > self._clock.monotonic() and self._is_alive(record.holder):
+            if record and record.until > self._clock.monotonic() and self.is_alive(record.holder):
                 return None
+            self._stay_alive()
             lease = Lease(name, self._next_token())
             make_folder(path.parent)
             self._store(lease, seconds)
@@ -78,12 +80,19 @@ class DirectoryLeases:
     def close(self) -> None:
         """Let go of everything; where the directory can't be written any more, a later start removes our file."""
         with suppress(OSError), self._exclusively():
-            self._holder_path(self._instance).unlink(missing_ok=True)
+            self.mark.unlink(missing_ok=True)
         os.close(self._alive)
+
+    def is_alive(self, instance: str) -> bool:
+        """Tell whether an instance's process lives."""
+        if instance == self._instance:
+            return True
+        path = self._holder_path(instance)
+        return path.exists() and _is_locked(path)
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
-        descriptor = _lock(self._lock, block=True)
+        descriptor = lock_file(self._lock, block=True)
         try:
             yield
         finally:
@@ -124,11 +133,15 @@ class DirectoryLeases:
     def _holder_path(self, instance: str) -> Path:
         return self._folder / f".holder-{instance}"
 
-    def _is_alive(self, holder: str) -> bool:
-        if holder == self._instance:
-            return True
-        path = self._holder_path(holder)
-        return path.exists() and _is_locked(path)
+    def _stay_alive(self) -> None:
+        """Put our file back where somebody removed it, or copied the directory."""
+        with suppress(FileNotFoundError):
+            found = os.fstat(self._alive)
+            if identity(self.mark) == (found.st_dev, found.st_ino):
+                return
+        make_folder(self._folder)
+        before, self._alive = self._alive, lock_file(self.mark, block=True)
+        os.close(before)
 
     def _remove_dead_holders(self) -> None:
         for path in self._folder.glob(".holder-*"):
@@ -145,23 +158,9 @@ def _load(path: Path) -> _Record | None:
         return None
 
 
-def _lock(path: Path, *, block: bool) -> int:
-    """Open a file and lock it exclusively; closing the descriptor unlocks it.
-
-    :raises BlockingIOError: ``block`` is off and somebody has it.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if block else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
 def _is_locked(path: Path) -> bool:
     try:
-        os.close(_lock(path, block=False))
+        os.close(lock_file(path, block=False))
     except BlockingIOError:
         return True
     return False

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import LeaseLost
 from ssl_cert_server.storage.base import CHANGES_KEPT, Changes, Due, Lease, check_key, check_value
+from ssl_cert_server.storage.memory_index import MemoryQueue
 
 
 class MemoryStorage:
@@ -19,7 +20,8 @@ class MemoryStorage:
         self._values: dict[str, bytes] = {}
         self._leases: dict[str, tuple[int, float]] = {}
         self._last_token = 0
-        self._queues: defaultdict[str, dict[str, Due]] = defaultdict(dict)
+        self._queues: defaultdict[str, MemoryQueue] = defaultdict(MemoryQueue)
+        self._index_complete = False
         self._announced: list[str] = []
         self._forgotten = 0
         self._news = asyncio.Event()
@@ -66,27 +68,31 @@ class MemoryStorage:
     async def schedule(self, queue: str, entries: Sequence[Due]) -> None:
         for entry in entries:
             check_key(entry.key)
-            self._queues[queue][entry.key] = entry
+        for entry in entries:
+            self._queues[queue].put(entry)
 
     async def unschedule(self, queue: str, keys: Sequence[str]) -> None:
         for key in keys:
-            self._queues[queue].pop(key, None)
+            self._queues[queue].remove(key)
 
     async def scheduled(self, queue: str, key: str) -> Due | None:
         return self._queues[queue].get(key)
 
-    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> list[Due]:
-        due = sorted((entry for entry in self._queues[queue].values() if entry.at <= now), key=lambda entry: entry.rank)
-        for entry in due[:limit]:
-            self._queues[queue][entry.key] = Due(entry.key, now + seconds, entry.rank)
-        return due[:limit]
+    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> Sequence[Due]:
+        return self._queues[queue].claim(now, limit, seconds)
 
     async def next_due(self, queue: str) -> float | None:
-        return min((entry.at for entry in self._queues[queue].values()), default=None)
+        return self._queues[queue].next()
 
     async def list_due(self, queue: str) -> AsyncIterator[Due]:
-        for entry in [*self._queues[queue].values()]:
+        for entry in self._queues[queue]:
             yield entry
+
+    async def index_complete(self) -> bool:
+        return self._index_complete
+
+    async def mark_index_complete(self) -> None:
+        self._index_complete = True
 
     async def announce(self, keys: Sequence[str]) -> None:
         self._announced += keys
@@ -97,17 +103,19 @@ class MemoryStorage:
         self._news.set()
 
     async def changes(self, cursor: str, wait: float) -> Changes:
-        end = self._forgotten + len(self._announced)
-        if not cursor:
-            return Changes(str(end))
-        since = int(cursor) if cursor.isdecimal() else -1
-        if not self._forgotten <= since <= end:
-            return Changes(str(end), reset=True)
-        if since == end:
+        if cursor == self._cursor:
             self._news.clear()
             await self._wait_for_news(wait)
-        keys = dict.fromkeys(self._announced[since - self._forgotten :])
-        return Changes(str(self._forgotten + len(self._announced)), tuple(keys))
+        if not cursor:
+            return Changes(self._cursor)
+        since = int(cursor) - self._forgotten if cursor.isdecimal() else -1
+        if not 0 <= since <= len(self._announced):
+            return Changes(self._cursor, reset=True)
+        return Changes(self._cursor, tuple(dict.fromkeys(self._announced[since:])))
+
+    @property
+    def _cursor(self) -> str:
+        return str(self._forgotten + len(self._announced))
 
     async def _wait_for_news(self, wait: float) -> None:
         waits = [asyncio.ensure_future(work) for work in (self._clock.sleep(wait), self._news.wait())]

@@ -18,7 +18,6 @@ from ssl_cert_server.errors import NotOpened, StorageError
 from ssl_cert_server.storage.base import MAX_VALUE, Changes, Due, Lease, Storage, check_value
 from ssl_cert_server.storage.seal import OVERHEAD, Form, Sealer, form_of, is_sealed, nonce_of
 
-_Claimed = list[Due]  # in the class, ``list`` is a method
 _ENDS = "_sealed"
 _READS = 5
 """Of a value in two parts that is replaced between the one and the other."""
@@ -99,7 +98,7 @@ class SealedStorage:
     async def scheduled(self, queue: str, key: str) -> Due | None:
         return await self._inner.scheduled(queue, key)
 
-    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> _Claimed:
+    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> Sequence[Due]:
         return await self._inner.claim(queue, now=now, limit=limit, seconds=seconds)
 
     async def next_due(self, queue: str) -> float | None:
@@ -107,6 +106,12 @@ class SealedStorage:
 
     def list_due(self, queue: str) -> AsyncIterator[Due]:
         return self._inner.list_due(queue)
+
+    async def index_complete(self) -> bool:
+        return await self._inner.index_complete()
+
+    async def mark_index_complete(self) -> None:
+        await self._inner.mark_index_complete()
 
     async def announce(self, keys: Sequence[str]) -> None:
         await self._inner.announce(keys)

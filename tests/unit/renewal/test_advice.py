@@ -15,9 +15,12 @@ from ssl_cert_server.acme.ari import RenewalInfo
 from ssl_cert_server.errors import CaProblem, CaUnreachable, MalformedResponse
 from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.renewal.advice import AdviceWorker
-from ssl_cert_server.renewal.known import RenewalSchedule
+from ssl_cert_server.renewal.plan import QUESTIONS, RENEWALS, RenewalPlan, Stored
+from ssl_cert_server.renewal.stored import StoredCertificates
+from ssl_cert_server.renewal.upkeep import CertificateUpkeep
 from ssl_cert_server.service.attempts import Attempts
 from ssl_cert_server.service.issuance import AcmeCertificates
+from ssl_cert_server.service.policy import Policy, PolicyRules
 from ssl_cert_server.service.records import IssuedRecord, load_record, save_record
 from ssl_cert_server.service.turns import Turns
 from tests.support.clock import START, ManualClock
@@ -69,16 +72,16 @@ class Room:
         self.clock: ManualClock = peer.clock if peer else ManualClock()
         self.storage: FaultyStorage = peer.storage if peer else FaultyStorage(self.clock)
         self.ca: Adviser = peer.ca if peer else Adviser(self.clock)
-        self.schedule = RenewalSchedule(self.clock, None)
+        self.plan = RenewalPlan(self.storage, self.clock, None)
         certificates = AcmeCertificates(
             self.storage,
             Attempts(self.storage, ScriptedCa(self.clock), self.clock, deadline=300.0),
             Turns(32, self.clock),
             self.clock,
-            on_known=self.schedule.add,
-            on_stored=self.schedule.add_new,
+            upkeep=CertificateUpkeep(self.plan, None, self.storage, on_stored=lambda *_: None),
         )
-        worker = AdviceWorker(self.schedule, certificates, {DIRECTORY: self.ca}, self.storage, self.clock)
+        self.found = StoredCertificates(certificates, self.storage, Policy(PolicyRules(patterns=[r".+\.com"])))
+        worker = AdviceWorker(self.plan, self.found, {DIRECTORY: self.ca}, self.storage, self.clock)
         self._task = asyncio.create_task(worker.run())
 
     async def put(
@@ -87,8 +90,9 @@ class Room:
         """Store a certificate with its record, and have it scheduled."""
         certificate = make_certificate(name, start=START - HOUR, end=end)
         await self.storage.put(name, certificate.stored)
-        await self.keep(IssuedRecord(certificate.fingerprint, directory_url, "dns-01"), name)
-        self.schedule.add(Subject(name, (name,)), certificate)
+        record = IssuedRecord(certificate.fingerprint, directory_url, "dns-01")
+        await self.keep(record, name)
+        await self.plan.add(Stored(Subject(name, (name,)), certificate, record))
         return certificate
 
     async def keep(self, record: IssuedRecord, name: str = "a.com") -> None:
@@ -104,10 +108,15 @@ class Room:
 
     def due(self, cert_key: str = "a.com") -> float:
         """Give the time at which a certificate is renewed, in seconds from the start."""
-        return self.schedule.renewals._entries[cert_key][0] - START
+        return self._at(RENEWALS, cert_key)
 
     def asks_at(self, cert_key: str = "a.com") -> float:
-        return self.schedule.questions._entries[cert_key][0] - START
+        return self._at(QUESTIONS, cert_key)
+
+    def _at(self, queue: str, cert_key: str) -> float:
+        entry = self.storage._queues[queue].get(cert_key)
+        assert entry is not None
+        return entry.at - START
 
     @property
     def running(self) -> bool:
@@ -179,8 +188,8 @@ async def test_it_is_asked_again_when_it_said_within_reason(it: Room, said: floa
     assert len(it.ca.asked) == 2
 
 
-async def test_the_draw_stays_while_the_window_does(it: Room, peer: Room) -> None:
-    certificate = await it.put()
+async def test_the_draw_stays_while_the_window_does(it: Room) -> None:
+    await it.put()
     await it.later(FIRST)
     it.clock.chance = 0.9
     await it.later(SIX_HOURS)
@@ -188,11 +197,7 @@ async def test_the_draw_stays_while_the_window_does(it: Room, peer: Room) -> Non
     assert it.due() == 21 * DAY
     await it.later(SIX_HOURS + 60)
     assert len(it.ca.asked) == 3
-    it.clock.chance = 0.1
-    peer.schedule.add(A, certificate)  # as after a restart
-    await it.later(HOUR)
-    assert peer.due() == 21 * DAY
-    assert len(it.ca.asked) == 3
+    assert it.due() == 21 * DAY
 
 
 async def test_a_window_that_moved_is_drawn_from_anew(it: Room) -> None:
@@ -209,7 +214,6 @@ async def test_a_window_in_the_past_renews_at_once_and_is_told(it: Room) -> None
     with capture_logs() as logs:
         await it.later(FIRST)
     assert it.due() < 0
-    assert await asyncio.wait_for(it.schedule.renewals.next(), 5) == "a.com"
     assert [(log["event"], log["cert_key"]) for log in logs] == [("renewal.emergency", "a.com")]
 
 
@@ -299,7 +303,7 @@ async def test_an_answer_that_does_not_come_is_given_up(it: Room) -> None:
     assert it.ca.running == 0
     assert [log["reason"] for log in logs] == ["no advice within 60 s"]
     assert it.asks_at() == FIRST + SIX_HOURS
-    assert await it.storage.acquire("advice/a.com", 1) is not None
+    assert await it.storage.acquire("certificates/a.com", 1) is not None
 
 
 @pytest.mark.parametrize("operation", ["get", "put"])
@@ -348,7 +352,7 @@ async def test_while_it_is_being_renewed_nothing_is_written(it: Room) -> None:
     assert lease is not None
     await it.later(FIRST)
     assert (await it.record(certificate)).window_start == 0
-    assert it.asks_at() == FIRST + 60
+    assert it.asks_at() == FIRST + 90, "the claim lapses"
 
 
 async def test_only_the_ca_that_issued_is_asked(it: Room) -> None:
@@ -366,16 +370,17 @@ async def test_one_that_expired_is_not_asked_for(it: Room) -> None:
     assert logs == []
 
 
-async def test_one_that_was_replaced_is_not_asked_for(it: Room) -> None:
+async def test_one_that_was_removed_is_not_asked_for(it: Room) -> None:
     await it.put()
-    await it.storage.put("a.com", make_certificate("a.com").stored)
+    await it.storage.delete("a.com")
     await it.later(FIRST)
     assert it.ca.asked == []
+    assert it.storage._queues[QUESTIONS].get("a.com") is None
 
 
 async def test_nor_one_that_was_forgotten(it: Room) -> None:
     await it.put()
-    it.schedule.forget("a.com")
+    await it.plan.forget("a.com")
     await it.later(FIRST)
     assert it.ca.asked == []
 
@@ -386,7 +391,7 @@ async def test_advice_about_one_that_was_replaced_meanwhile_is_not_followed(it: 
     await it.later(FIRST)
     successor = make_certificate("a.com", start=START, end=START + 90 * DAY)
     await it.storage.put("a.com", successor.stored)
-    it.schedule.add_new(A, successor)
+    await it.plan.stored(A, successor, IssuedRecord.of_new(successor, DIRECTORY, "", START, None))
     due, asks_at = it.due(), it.asks_at()
     it.ca.gate.set()
     await it.clock.advance(0)
@@ -396,23 +401,21 @@ async def test_advice_about_one_that_was_replaced_meanwhile_is_not_followed(it: 
 class TestPeers:
     """One instance asks for all."""
 
-    async def test_what_a_peer_was_told_is_adopted(self, it: Room, peer: Room) -> None:
-        certificate = await it.put()
-        peer.schedule.add(A, certificate)
+    async def test_what_one_was_told_holds_for_all(self, it: Room, peer: Room) -> None:
+        await it.put()
         it.clock.chance = 0.75
         await it.later(FIRST)
         assert len(it.ca.asked) == 1
         assert it.due() == peer.due() == 21.5 * DAY
 
-    async def test_while_a_peer_asks_it_is_waited_for(self, it: Room, peer: Room) -> None:
-        certificate = await it.put()
-        peer.schedule.add(A, certificate)
+    async def test_while_one_asks_no_other_does(self, it: Room, peer: Room) -> None:
+        await it.put()
         it.ca.gate.clear()
         await it.later(FIRST)
+        await it.clock.advance(50)
         assert len(it.ca.asked) == 1
-        assert sorted([len(it.schedule.questions), len(peer.schedule.questions)]) == [0, 1]
         it.ca.gate.set()
-        await it.clock.advance(70)
+        await it.clock.advance(100)
         assert len(it.ca.asked) == 1
         assert it.due() == peer.due() == 21 * DAY
 

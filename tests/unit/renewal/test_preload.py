@@ -17,6 +17,7 @@ from tests.support.clock import ManualClock
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaves import make_certificate
 from tests.support.scripted_ca import ScriptedCa
+from tests.support.upkeep import RecordingUpkeep
 
 REFUSED = CaProblem("the CA said no", type="rejectedIdentifier", status=403)
 
@@ -33,8 +34,7 @@ class Room:
             Attempts(self.storage, self.ca, self.clock, deadline=300.0),
             Turns(32, self.clock),
             self.clock,
-            on_known=lambda subject, certificate: None,
-            on_stored=lambda subject, certificate: None,
+            upkeep=RecordingUpkeep(),
         )
         self.task: asyncio.Task[None] | None = None
 

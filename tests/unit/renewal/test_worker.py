@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -10,14 +11,18 @@ from structlog.testing import capture_logs
 from ssl_cert_server.errors import BudgetSpent, CaClosed, CaProblem, NotPermitted
 from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.pki.x509 import parse_certificate
-from ssl_cert_server.renewal.known import RenewalSchedule
-from ssl_cert_server.renewal.scan import StoredCertificates
+from ssl_cert_server.renewal.plan import RENEWALS, RenewalPlan, Stored
+from ssl_cert_server.renewal.rebuild import IndexRebuild, SeenCertificates
+from ssl_cert_server.renewal.stored import StoredCertificates
+from ssl_cert_server.renewal.upkeep import CertificateUpkeep
 from ssl_cert_server.renewal.worker import RenewalWorker
 from ssl_cert_server.service.attempts import Attempts
 from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.service.issuance import AcmeCertificates
 from ssl_cert_server.service.policy import Policy, PolicyRules
+from ssl_cert_server.service.records import IssuedRecord, save_record
 from ssl_cert_server.service.turns import Turns
+from ssl_cert_server.storage.base import Due
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaves import DAY, HOUR, make_certificate
@@ -37,18 +42,22 @@ class Room:
         self.clock: ManualClock = peer.clock if peer else ManualClock()
         self.storage: FaultyStorage = peer.storage if peer else FaultyStorage(self.clock)
         self.ca: ScriptedCa = peer.ca if peer else ScriptedCa(self.clock)
-        self.schedule = RenewalSchedule(self.clock, None)
+        self.plan = RenewalPlan(self.storage, self.clock, None)
+        self.seen = SeenCertificates(self.plan, self.storage, self.clock)
+        self.used: list[str] = []
         policy = Policy(PolicyRules(managed=[(r"managed\.com", "managed.com")], patterns=[r".+\.com"]))
         self.certificates = AcmeCertificates(
             self.storage,
             Attempts(self.storage, self.ca, self.clock, deadline=300.0),
             Turns(32, self.clock),
             self.clock,
-            on_known=self.schedule.add,
-            on_stored=self.schedule.add_new,
+            upkeep=CertificateUpkeep(
+                self.plan, self.seen, self.storage, on_stored=lambda subject, _: self.used.append(subject.cert_key)
+            ),
         )
-        self._worker = RenewalWorker(self.schedule, self.certificates, self.clock)
-        self._scan = StoredCertificates(self.certificates, self.storage, policy, self.clock)
+        self.found = StoredCertificates(self.certificates, self.storage, policy)
+        self.rebuild = IndexRebuild(self.plan, self.found, self.storage, self.clock)
+        self._worker = RenewalWorker(self.plan, self.found, self.storage, self.clock)
         self._task: asyncio.Task[None] | None = None
 
     async def put(self, name: str, *, age: float = HOUR) -> Certificate:
@@ -64,8 +73,21 @@ class Room:
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._scan.read())
+            group.create_task(self.rebuild.run())
+            group.create_task(self.seen.run(self.found))
             group.create_task(self._worker.run())
+
+    def planned(self) -> list[str]:
+        """Give what comes up again, now or later, claimed or not."""
+        return sorted(entry.key for entry in self.storage._queues[RENEWALS])
+
+    async def advise(self, name: str, drawn: float) -> None:
+        """Have the CA say when it wants a certificate renewed."""
+        stored = await self.found.find(name)
+        assert stored is not None
+        stored = replace(stored, record=replace(stored.record, renew_at=drawn))
+        await save_record(self.storage, name, stored.record)
+        await self.plan.renew_at(stored, self.plan.due_at(stored))
 
     async def later(self, seconds: float) -> None:
         """Let the wall clock go on, and a minute pass in which that is noticed."""
@@ -81,6 +103,15 @@ class Room:
     @property
     def running(self) -> bool:
         return self._task is not None and not self._task.done()
+
+    async def die(self) -> None:
+        """End as by kill -9: nothing is released, nothing planned."""
+        assert self._task
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+        await self.certificates.close()
+        self.storage._leases.clear()
 
     async def close(self) -> None:
         if self._task:
@@ -110,8 +141,8 @@ async def test_what_is_stored_and_permitted_is_scheduled(it: Room) -> None:
     await it.storage.put("acme_account+key", b"key")
     await it.storage.put("broken.com", b"rubbish")
     await it.start()
-    names = ("a.com", "b.com", "not-permitted.net", "managed.com", "acme_account+key", "broken.com")
-    assert [name for name in names if name in it.schedule.renewals] == ["a.com", "b.com"]
+    assert it.planned() == ["a.com", "b.com"]
+    assert await it.storage.index_complete()
 
 
 async def test_nothing_is_renewed_before_it_is_due(it: Room) -> None:
@@ -141,14 +172,10 @@ async def test_one_issued_on_the_fly_is_renewed_too(it: Room) -> None:
 
 
 async def test_the_configured_time_is_honoured(it: Room) -> None:
-    schedule = RenewalSchedule(it.clock, 10 * DAY)
+    plan = RenewalPlan(it.storage, it.clock, 10 * DAY)
     certificate = make_certificate("a.com", start=START, end=START + 90 * DAY)
-    schedule.add(A, certificate)
-    taking = asyncio.create_task(schedule.renewals.next())
-    await it.later(79 * DAY)
-    assert not taking.done()
-    await it.later(2 * DAY)
-    assert taking.result() == "a.com"
+    stored = Stored(A, certificate, IssuedRecord(certificate.fingerprint))
+    assert 80 * DAY < plan.due_at(stored) - START < 81 * DAY
 
 
 async def test_a_clock_far_ahead_costs_at_most_one_order_a_day(it: Room) -> None:
@@ -178,31 +205,116 @@ async def test_nor_do_two_instances_cost_more(it: Room, peer: Room) -> None:
 @pytest.mark.parametrize(("lifetime", "rest"), [(90 * DAY, DAY), (6 * DAY, DAY), (2 * DAY, DAY / 2)])
 async def test_a_new_certificate_is_never_due_at_once(it: Room, lifetime: float, rest: float) -> None:
     now = it.clock.now()
-    it.schedule.add_new(A, make_certificate("a.com", start=now - lifetime + 60, end=now + 60))
-    taking = asyncio.create_task(it.schedule.renewals.next())
-    await it.later(rest - 60)
-    assert not taking.done()
-    await it.later(120)
-    assert taking.result() == "a.com"
+    certificate = make_certificate("a.com", start=now - lifetime + 60, end=now + 60)
+    record = IssuedRecord.of_new(certificate, "", "", now, None)
+    assert it.plan.due_at(Stored(A, certificate, record)) == now + rest
 
 
 async def test_a_new_certificate_is_due_when_any_would_be(it: Room) -> None:
-    it.schedule.add_new(A, make_certificate("a.com", start=START, end=START + 90 * DAY))
-    taking = asyncio.create_task(it.schedule.renewals.next())
-    await it.later(59 * DAY)
-    assert not taking.done()
-    await it.later(5 * DAY)
-    assert taking.result() == "a.com"
+    certificate = make_certificate("a.com", start=START, end=START + 90 * DAY)
+    record = IssuedRecord.of_new(certificate, "", "", START, None)
+    assert 60 * DAY <= it.plan.due_at(Stored(A, certificate, record)) - START <= 63 * DAY
 
 
-async def test_reading_a_new_certificate_later_does_not_make_it_due(it: Room) -> None:
-    new = make_certificate("a.com", start=START - 89 * DAY, end=START + DAY)
-    it.schedule.add_new(A, new)
-    it.schedule.add(A, new)
-    taking = asyncio.create_task(it.schedule.renewals.next())
-    await it.later(23 * HOUR)
-    assert not taking.done()
-    taking.cancel()
+async def test_one_that_was_put_there_by_hand_is_planned_when_it_is_read(it: Room) -> None:
+    await it.start()
+    await it.put("a.com")
+    assert it.planned() == []
+    await it.certificates.obtain("a.com", A)
+    await it.clock.advance(0)
+    assert it.planned() == ["a.com"]
+
+
+async def test_reading_one_that_is_planned_does_not_move_its_time(it: Room) -> None:
+    await it.put("a.com")
+    await it.start()
+    before = await it.storage.scheduled(RENEWALS, "a.com")
+    it.clock.chance = 0.99
+    await it.certificates.obtain("a.com", A)
+    await it.clock.advance(0)
+    assert await it.storage.scheduled(RENEWALS, "a.com") == before
+
+
+async def test_a_server_that_died_before_it_could_plan_is_made_up_for(it: Room) -> None:
+    await it.rebuild.rebuild()
+    it.storage.break_down("schedule", times=1, after=1)  # that it is expected is kept
+    await it.certificates.obtain("a.com", A)
+    assert [entry.at for entry in it.storage._queues[RENEWALS]] == [START + HOUR]
+    await it.start()
+    await it.later(HOUR + 60)
+    assert len(it.ca.calls) == 1, "it is planned, not renewed"
+    [entry] = it.storage._queues[RENEWALS]
+    assert 60 * DAY <= entry.at - START <= 63 * DAY
+
+
+async def test_a_server_that_died_before_it_could_store_costs_a_look(it: Room) -> None:
+    await it.rebuild.rebuild()
+    await it.plan.expect("a.com")
+    await it.start()
+    await it.later(HOUR + 60)
+    assert it.planned() == []
+    assert it.ca.calls == []
+
+
+async def test_what_a_dead_instance_was_renewing_is_taken_up_by_another(it: Room, peer: Room) -> None:
+    await it.put("a.com", age=RENEWED_BY)
+    it.ca.gate.clear()
+    await it.start()
+    assert it.ca.running == 1
+    await it.die()
+    it.ca.gate.set()
+    await peer.start()
+    await it.clock.advance(89)
+    assert len(it.ca.calls) == 1
+    await it.clock.advance(2)
+    assert len(it.ca.calls) == 2
+    assert (await it.stored("a.com")).not_before > START - DAY
+
+
+async def test_while_it_is_worked_on_nobody_else_takes_it(it: Room, peer: Room) -> None:
+    await it.put("a.com", age=RENEWED_BY)
+    it.ca.gate.clear()
+    await it.start()
+    await peer.start()
+    for _ in range(20):
+        await it.clock.advance(60)
+    it.ca.gate.set()
+    await it.clock.advance(100)
+    assert len(it.ca.calls) == 1
+    [entry] = it.storage._queues[RENEWALS]
+    assert entry.at > START + 60 * DAY
+
+
+async def test_two_instances_share_the_work(it: Room, peer: Room) -> None:
+    for number in range(40):
+        await it.put(f"{number}.com", age=RENEWED_BY)
+    it.ca.gate.clear()
+    await it.start()
+    await peer.start()
+    assert it.ca.running == 16
+    it.ca.gate.set()
+    for _ in range(5):
+        await it.clock.advance(1)
+    assert it.asked() == sorted(f"{number}.com" for number in range(40))
+
+
+async def test_an_index_that_was_lost_is_made_anew(it: Room) -> None:
+    await it.put("a.com")
+    await it.start()
+    it.storage._queues.clear()
+    it.storage._index_complete = False
+    await it.clock.advance(91)
+    assert it.planned() == ["a.com"]
+
+
+async def test_an_index_that_can_not_be_read_is_looked_at_again(it: Room) -> None:
+    await it.put("a.com", age=RENEWED_BY)
+    it.storage.break_down("claim", key="renewal", times=3)
+    with capture_logs() as logs:
+        await it.start()
+        await it.clock.advance(60)
+    assert [log["queue"] for log in logs if log["event"] == "renewal.index_unreadable"] == ["renewal"] * 3
+    assert it.asked() == ["a.com"]
 
 
 async def test_a_renewal_that_gives_back_the_same_certificate_is_tried_again(it: Room) -> None:
@@ -216,12 +328,10 @@ async def test_a_renewal_that_gives_back_the_same_certificate_is_tried_again(it:
     await it.clock.advance(0)
     await it.storage.put("a.com", old.stored)
     await it.later(RENEWED_BY)
-    assert "a.com" not in it.schedule.renewals, "it is being renewed"
     await it.storage.release(lease)
     await it.clock.advance(2)
     assert await asking == old
     assert it.ca.calls == []
-    assert "a.com" in it.schedule.renewals
     await it.clock.advance(50)
     assert it.ca.calls == []
     await it.clock.advance(20)
@@ -260,7 +370,7 @@ async def test_a_bug_met_by_one_name_does_not_end_the_worker(it: Room) -> None:
     assert it.running
     await it.clock.advance(120)
     assert len(it.ca.calls) == 2
-    assert "bad.com" in it.schedule.renewals
+    assert "bad.com" in it.planned()
 
 
 async def test_storage_failing_at_a_renewal_is_tried_again(it: Room) -> None:
@@ -280,7 +390,7 @@ async def test_a_name_is_given_up_seven_days_after_its_certificate_expired(it: R
         await it.later(1.2 * DAY)
     calls = len(it.ca.calls)
     assert calls > 20
-    assert "gone.com" not in it.schedule.renewals
+    assert "gone.com" not in it.planned()
     await it.later(30 * DAY)
     assert len(it.ca.calls) == calls
     assert it.running
@@ -301,21 +411,21 @@ async def test_one_given_up_is_scheduled_again_once_it_is_issued(it: Room) -> No
     await it.start()
     for _ in range(24):
         await it.later(1.2 * DAY)
-    assert "gone.com" not in it.schedule.renewals
+    assert "gone.com" not in it.planned()
     it.ca.outcomes["gone.com"] = []
     await it.later(2 * DAY)
     await it.certificates.obtain("gone.com", Subject("gone.com", ("gone.com",)))
-    assert "gone.com" in it.schedule.renewals
+    assert "gone.com" in it.planned()
 
 
 async def test_a_scan_that_fails_is_made_again(it: Room) -> None:
     await it.put("a.com")
     it.storage.break_down("list")
     await it.start()
-    assert "a.com" not in it.schedule.renewals
+    assert "a.com" not in it.planned()
     it.storage.repair()
-    await it.clock.advance(60)
-    assert "a.com" in it.schedule.renewals
+    await it.clock.advance(91)
+    assert "a.com" in it.planned()
 
 
 async def test_one_unreadable_certificate_does_not_keep_others_from_renewal(it: Room) -> None:
@@ -323,12 +433,12 @@ async def test_one_unreadable_certificate_does_not_keep_others_from_renewal(it: 
         await it.put(name)
     it.storage.break_down("get", key="bad.com")
     await it.start()
-    assert "a.com" in it.schedule.renewals
-    assert "c.com" in it.schedule.renewals
-    assert "bad.com" not in it.schedule.renewals
+    assert "a.com" in it.planned()
+    assert "c.com" in it.planned()
+    assert "bad.com" not in it.planned()
     it.storage.repair()
     await it.clock.advance(60)
-    assert "bad.com" in it.schedule.renewals
+    assert "bad.com" in it.planned()
 
 
 async def test_a_few_at_a_time_are_renewed(it: Room) -> None:
@@ -344,16 +454,6 @@ async def test_a_few_at_a_time_are_renewed(it: Room) -> None:
     assert it.ca.most_running == 8
 
 
-async def test_reading_a_known_certificate_again_does_not_move_its_time(it: Room) -> None:
-    certificate = await it.put("a.com")
-    it.schedule.add(A, certificate)
-    it.clock.chance = 0.99
-    it.schedule.add(A, certificate)
-    taking = asyncio.create_task(it.schedule.renewals.next())
-    await it.later(61.6 * DAY)
-    assert taking.result() == "a.com"
-
-
 async def test_a_certificate_renewed_by_a_peer_is_not_renewed_again(it: Room) -> None:
     await it.put("a.com", age=HOUR)
     await it.start()
@@ -362,16 +462,14 @@ async def test_a_certificate_renewed_by_a_peer_is_not_renewed_again(it: Room) ->
     await it.later(20 * DAY)
     assert it.ca.calls == []
     assert await it.stored("a.com") == newer
-    assert "a.com" in it.schedule.renewals
+    assert "a.com" in it.planned()
 
 
 async def test_the_most_pressing_is_renewed_first_and_told_to_be(it: Room) -> None:
     ages = {"a.com": 70, "b.com": 85, "c.com": 65, "d.com": 89}
     for name, age in ages.items():
         await it.put(name, age=age * DAY)
-    for name in ages:
-        certificate = await it.stored(name)
-        it.schedule.add(Subject(name, (name,)), certificate)
+    await it.rebuild.rebuild()
     await it.start()
     assert [name for name, _ in it.ca.calls] == ["d.com", "b.com", "a.com", "c.com"]
     assert [wanted.priority for wanted in it.ca.wanted] == [Priority.EXPIRING] * 2 + [Priority.RENEWAL] * 2
@@ -450,7 +548,7 @@ async def test_no_room_for_one_name_keeps_no_other_waiting(it: Room) -> None:
     others = [f"{number}.com" for number in range(20)]
     for name in others:
         await it.put(name, age=RENEWED_BY)
-        it.schedule.add(Subject(name, (name,)), await it.stored(name))
+        await it.certificates.obtain(name, Subject(name, (name,)))
     for _ in range(5):
         await it.clock.advance(1)
     assert it.asked() == sorted([*others, "full.com"])
@@ -475,7 +573,7 @@ async def test_what_is_not_permitted_any_more_is_looked_at_once_a_day(it: Room) 
 async def test_advice_moves_a_renewal(it: Room) -> None:
     await it.put("a.com")
     await it.start()
-    it.schedule.advise("a.com", START + 20 * DAY)
+    await it.advise("a.com", START + 20 * DAY)
     await it.later(20 * DAY - 60)
     assert it.ca.calls == []
     await it.later(120)
@@ -486,8 +584,7 @@ async def test_advice_about_what_is_being_renewed_makes_no_second_one(it: Room) 
     await it.put("a.com", age=RENEWED_BY)
     it.ca.gate.clear()
     await it.start()
-    it.schedule.advise("a.com", START)
-    assert "a.com" not in it.schedule.renewals
+    await it.advise("a.com", START)
     await it.clock.advance(10)
     it.ca.gate.set()
     await it.clock.advance(10)
@@ -496,15 +593,24 @@ async def test_advice_about_what_is_being_renewed_makes_no_second_one(it: Room) 
 
 async def test_advice_does_not_make_a_new_certificate_due_at_once(it: Room) -> None:
     """Else a CA whose window always lies in the past would be asked for one certificate after the other."""
-    for number, rest in enumerate((HOUR, DAY, HOUR)):
-        now = it.clock.now()
-        it.schedule.add_new(A, make_certificate("a.com", start=now - number, end=now + 90 * DAY))
-        it.schedule.advise("a.com", now - DAY)
-        taking = asyncio.create_task(it.schedule.renewals.next())
-        await it.later(rest - 60)
-        assert not taking.done()
-        await it.later(120)
-        assert taking.result() == "a.com"
+    now, before = START, None
+    for rest in (HOUR, DAY, HOUR):
+        certificate = make_certificate("a.com", start=now, end=now + 90 * DAY)
+        before = IssuedRecord.of_new(certificate, "", "", now, before)
+        due = it.plan.due_at(Stored(A, certificate, replace(before, renew_at=now - DAY)))
+        assert due == now + rest
+        now = due
+
+
+async def test_what_no_rule_covers_any_more_is_kept_in_mind(it: Room) -> None:
+    await it.storage.put("other.net", make_certificate("other.net", start=START, end=START + 20 * DAY).stored)
+    await it.storage.schedule(RENEWALS, [Due("other.net", START, START + 20 * DAY)])
+    await it.start()
+    assert [entry.at - START for entry in it.storage._queues[RENEWALS]] == [pytest.approx(7.35 * DAY)]
+    for _ in range(5):
+        await it.later(7.5 * DAY)
+    assert it.planned() == []
+    assert it.ca.calls == []
 
 
 @pytest.mark.parametrize(("age", "warned"), [(RENEWED_BY, 0), (85 * DAY, 1)])

@@ -11,19 +11,21 @@ from ssl_cert_server.config.load import parse_config
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.errors import NotPermitted, StorageError
 from ssl_cert_server.model import Certificate, KeyFamily, Permission, Subject
-from ssl_cert_server.renewal.known import RenewalSchedule
+from ssl_cert_server.renewal.plan import RenewalPlan
 from ssl_cert_server.server.compose import compose, policy_rules
 from ssl_cert_server.service.attempts import Issued, Wanted
 from ssl_cert_server.service.authorities import Authorities
 from ssl_cert_server.service.policy import Decision, Policy, PolicyRules, SelfSignedRule, Source
+from ssl_cert_server.service.records import IssuedRecord
 from tests.support.clock import AutoClock, ManualClock
 from tests.support.leaves import make_certificate
 
 BACKGROUND = {
     "managed.watch",
-    "notices",
+    "changes",
     "renewal",
-    "renewal.scan",
+    "renewal.index",
+    "renewal.seen",
     "renewal.advice",
     "http01.left_over",
     "budget.sweep",
@@ -131,7 +133,11 @@ async def test_what_was_issued_is_scheduled_as_new_and_hot(tmp_path: Path, monke
         return Issued(certificate, LETS_ENCRYPT, "http-01")
 
     monkeypatch.setattr(Authorities, "issue", issue)
-    monkeypatch.setattr(RenewalSchedule, "add_new", lambda _, subject, new: scheduled.append((subject.cert_key, new)))
+
+    async def plan(self: RenewalPlan, subject: Subject, new: Certificate, record: IssuedRecord) -> None:
+        scheduled.append((subject.cert_key, new))
+
+    monkeypatch.setattr(RenewalPlan, "stored", plan)
     monkeypatch.chdir(tmp_path)
     async with compose(_load("domains: [a.com]"), ManualClock()) as parts:
         transport = httpx2.ASGITransport(app=parts.app)

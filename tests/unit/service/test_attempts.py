@@ -48,7 +48,7 @@ class Room:
     async def make(self, state: NameState = NOTHING) -> Certificate:
         lease = self.lease = self.lease or await self.storage.acquire("certificates/*.a.com", 1e9)
         assert lease is not None
-        return await self.attempts.make(Wanted(SUBJECT, Priority.HANDSHAKE), state, lease)
+        return (await self.attempts.make(Wanted(SUBJECT, Priority.HANDSHAKE), state, lease)).certificate
 
     async def fail(self, outcome: Exception | Certificate, state: NameState = NOTHING) -> NameState:
         self.ca.outcomes[NAME].append(outcome)
@@ -70,7 +70,7 @@ async def test_certificate_record_and_state_are_kept(it: Room) -> None:
     assert it.ca.calls == [(NAME, ORDER)]
     assert await it.storage.get(SUBJECT.cert_key) == certificate.stored
     record = await load_record(it.storage, SUBJECT.cert_key, certificate.fingerprint)
-    assert record == IssuedRecord(certificate.fingerprint, DIRECTORY, "http-01")
+    assert record == IssuedRecord.of_new(certificate, DIRECTORY, "http-01", it.clock.now(), None)
     assert await it.state() == NameState()
 
 

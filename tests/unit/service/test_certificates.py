@@ -285,3 +285,30 @@ async def test_close_gives_up_what_is_under_way(it: Room) -> None:
     assert it.issuer.cancelled
     with pytest.raises(Unavailable, match="the server is stopping"):
         await asking
+
+
+async def test_past_its_time_an_answer_is_given_while_nothing_newer_is_to_be_had(it: Room) -> None:
+    it.issuer.fresh_for = 100
+    answer = await it.certificates.answer("a.com")
+    await it.clock.advance(100)
+    it.issuer.error = StorageError("storage is away")
+    for _ in range(3):
+        assert await it.certificates.answer("a.com") is answer
+    assert len(it.issuer.asked) == 2, "it holds for a minute again"
+    await it.clock.advance(60)
+    it.issuer.error, it.issuer.fresh_for = None, 1e9
+    assert await it.certificates.answer("a.com") is not answer
+
+
+async def test_but_not_where_the_name_is_refused_or_its_certificate_expired(it: Room) -> None:
+    it.issuer.fresh_for = 100
+    it.issuer.certificate = make_certificate("a.com", end=START + 200)
+    await it.certificates.answer("a.com")
+    await it.clock.advance(100)
+    it.issuer.error = NotPermitted("not any more")
+    with pytest.raises(NotPermitted):
+        await it.certificates.answer("a.com")
+    await it.clock.advance(100)
+    it.issuer.error = StorageError("storage is away")
+    with pytest.raises(StorageError):
+        await it.certificates.answer("a.com")

@@ -37,6 +37,7 @@ from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaves import DAY, HOUR, make_certificate
 from tests.support.loop_time import LoopTime, settle
 from tests.support.scripted_ca import DIRECTORY, ScriptedCa
+from tests.support.upkeep import RecordingUpkeep
 
 NAME = "a.com"
 REFUSED = CaProblem("the CA said no", type="rejectedIdentifier", status=403)
@@ -65,8 +66,7 @@ class Instance:
     """One instance of the server, as far as ACME certificates go."""
 
     def __init__(self, storage: FaultyStorage, ca: ScriptedCa, clock: ManualClock) -> None:
-        self.known: list[tuple[str, str]] = []
-        self.stored: list[tuple[str, str]] = []
+        self.upkeep = RecordingUpkeep()
         self.gate = ScriptedGate()
         self.turns = Turns(32, clock)
         self.certificates = AcmeCertificates(
@@ -75,8 +75,7 @@ class Instance:
             self.turns,
             clock,
             ask=self.gate,
-            on_known=lambda subject, certificate: self.known.append((subject.names[0], certificate.fingerprint)),
-            on_stored=lambda subject, certificate: self.stored.append((subject.names[0], certificate.fingerprint)),
+            upkeep=self.upkeep,
         )
 
     async def obtain(self, name: str = NAME, suffix: str = "", permission: Permission = LISTED) -> Certificate:
@@ -138,8 +137,8 @@ class TestFromStorage:
         certificate = await it.put(NAME)
         assert await it.one.obtain() == certificate
         assert it.ca.calls == []
-        assert it.one.known == [(NAME, certificate.fingerprint)]
-        assert it.one.stored == []
+        assert it.one.upkeep.read == [(NAME, certificate.fingerprint)]
+        assert it.one.upkeep.written == []
 
     async def test_it_is_fresh_until_it_expires(self, it: Fleet) -> None:
         certificate = await it.put(NAME)
@@ -149,13 +148,13 @@ class TestFromStorage:
         await it.put(NAME, end=START)
         certificate = await it.one.obtain()
         assert await it.in_storage() == certificate
-        assert it.one.known == []
+        assert it.one.upkeep.read == []
 
     async def test_one_that_is_not_valid_yet_is_given_as_our_clock_is_behind(self, it: Fleet) -> None:
         certificate = await it.put(NAME, start=START + 2 * DAY)
         assert await it.one.obtain() == certificate
         assert it.ca.calls == []
-        assert it.one.known == [(NAME, certificate.fingerprint)]
+        assert it.one.upkeep.read == [(NAME, certificate.fingerprint)]
 
     @pytest.mark.parametrize(
         "stored", [b"", b"rubbish", b"-----BEGIN EC PRIVATE KEY-----\n-----END EC PRIVATE KEY-----"]
@@ -187,8 +186,8 @@ class TestOnTheFly:
     async def test_it_is_stored_before_it_is_given(self, it: Fleet) -> None:
         certificate = await it.one.obtain()
         assert await it.in_storage() == certificate
-        assert it.one.stored == [(NAME, certificate.fingerprint)]
-        assert it.one.known == [], "it was not read"
+        assert it.one.upkeep.written == [(NAME, certificate.fingerprint)]
+        assert it.one.upkeep.read == [], "it was not read"
         assert await it.state() == NameState()
 
     async def test_one_that_is_not_valid_yet_is_taken_as_our_clock_is_behind(self, it: Fleet) -> None:
@@ -312,7 +311,7 @@ class TestFailures:
         assert str(error) == "a.com: failure 1 in a row: the CA said no"
         assert error.retry_after == 63  # a minute, and half of the tenth that is jitter
         assert isinstance(error.__cause__, CaProblem)
-        assert it.one.stored == []
+        assert it.one.upkeep.written == []
 
     async def test_until_then_the_ca_is_not_asked(self, it: Fleet) -> None:
         await it.fail(REFUSED)
@@ -456,7 +455,7 @@ class TestStoringFails:
         assert not asking.done()
         await it.clock.advance(1)
         assert await it.in_storage() == await asking
-        assert it.one.stored == [(NAME, (await asking).fingerprint)]
+        assert it.one.upkeep.written == [(NAME, (await asking).fingerprint)]
         assert len(it.ca.calls) == 1
 
     async def test_in_the_end_the_order_is_kept_and_resumed_without_a_new_one(self, it: Fleet) -> None:
@@ -467,7 +466,7 @@ class TestStoringFails:
             await asking
         order = it.ca.orders[0]
         assert await it.state() == NameState(orders=(order,))
-        assert it.one.stored == []
+        assert it.one.upkeep.written == []
         it.storage.repair()
         assert (await it.another().obtain()).names == {NAME}
         assert it.ca.calls == [(NAME, None), (NAME, order)]
@@ -490,7 +489,9 @@ class TestLeases:
         await it.clock.advance(2)
         assert await first == await second
         assert len(it.ca.calls) == 1
-        assert two.stored == it.one.stored == [(NAME, (await first).fingerprint)]
+        given = [(NAME, (await first).fingerprint)]
+        assert sorted([two.upkeep.written, it.one.upkeep.written]) == sorted([two.upkeep.peers, it.one.upkeep.peers])
+        assert two.upkeep.written + it.one.upkeep.written == given
 
     async def test_a_failure_of_a_peer_holds_for_those_who_waited(self, it: Fleet) -> None:
         it.ca.outcomes[NAME].append(REFUSED)
@@ -521,7 +522,7 @@ class TestLeases:
         with pytest.raises(LeaseLost):
             await asking
         assert await it.in_storage() is None
-        assert it.one.stored == []
+        assert it.one.upkeep.written == []
 
     async def test_the_lease_is_kept_through_a_long_issuance(self, it: Fleet) -> None:
         it.ca.gate.clear()
@@ -555,7 +556,7 @@ class TestRenewal:
         new = await it.one.renew(old)
         assert new.fingerprint != old.fingerprint
         assert await it.in_storage() == new
-        assert it.one.stored == [(NAME, new.fingerprint)]
+        assert it.one.upkeep.written == [(NAME, new.fingerprint)]
 
     async def test_until_then_the_old_one_stays_in_use(self, it: Fleet) -> None:
         old = await it.put(NAME)
@@ -584,8 +585,8 @@ class TestRenewal:
         new = await two.renew(old)
         assert await it.one.renew(old) == new
         assert len(it.ca.calls) == 1
-        assert it.one.stored == [(NAME, new.fingerprint)]
-        assert it.one.known == [], "it is new, and may be scheduled only as such"
+        assert it.one.upkeep.peers == [(NAME, new.fingerprint)]
+        assert it.one.upkeep.read == [], "it is new, and planned by the peer"
 
     async def test_a_handshake_meanwhile_joins_it_where_the_old_one_expired(self, it: Fleet) -> None:
         old = await it.put(NAME, end=START + 10)
@@ -776,14 +777,15 @@ class TestWildcards:
         await settle()
         assert it.ca.calls == []
 
-    async def test_a_name_that_fails_is_left_to_renewal(self, it: Fleet) -> None:
+    async def test_a_name_that_fails_is_tried_again_when_the_answer_was_used_for_an_hour(self, it: Fleet) -> None:
         own = await it.put("www.a.com")
         it.ca.outcomes["*.a.com"].append(REFUSED)
         for _ in range(2):
             assert await it.one.certificates.obtain("www.a.com", self.wild) == own
             await settle()
         assert len(it.ca.calls) == 1
-        assert it.one.known == [("*.a.com", own.fingerprint)] * 2
+        assert it.one.certificates.fresh_until(own) == START + HOUR
+        assert it.one.certificates.fresh_until(make_certificate("*.a.com")) > START + DAY
 
 
 class TestCutShort:
@@ -840,7 +842,7 @@ class TestPredecessor:
         await it.one.renew(old)
         assert [wanted.predecessor for wanted in it.ca.wanted] == [
             None,
-            Predecessor(old, IssuedRecord(old.fingerprint, DIRECTORY, "http-01")),
+            Predecessor(old, IssuedRecord.of_new(old, DIRECTORY, "http-01", START, None)),
         ]
 
     async def test_of_one_of_before_nothing_is_known(self, it: Fleet) -> None:

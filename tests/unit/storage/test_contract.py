@@ -524,6 +524,17 @@ async def test_a_bad_key_is_not_scheduled(storage: Storage, key: str) -> None:
         await storage.schedule("work", [Due("good", NOW), Due(key, NOW)])
 
 
+async def test_whether_the_index_knows_of_everything_is_remembered(backend: Backend) -> None:
+    first = backend.open()
+    assert not await first.index_complete()
+    await first.schedule("work", [Due("a", NOW)])
+    assert not await first.index_complete()
+    await first.mark_index_complete()
+    await first.mark_index_complete()
+    assert await first.index_complete()
+    assert await backend.open().index_complete()
+
+
 async def test_the_due_index_is_in_no_list(storage: Storage) -> None:
     await storage.schedule("work", [Due("a", NOW)])
     await storage.announce(["a"])
@@ -582,9 +593,7 @@ async def test_thousands_that_were_announced_are_all_told(storage: Storage, peer
     keys = {f"n{number}.example" for number in range(CHANGES_KEPT // 2)}
     await storage.announce(sorted(keys))
     told: set[str] = set()
-    while batch := await peer.changes(cursor, 0):
-        if not batch.keys:
-            break
+    while (batch := await peer.changes(cursor, 0)).keys:
         told |= {*batch.keys}
         cursor = batch.cursor
     assert told == keys

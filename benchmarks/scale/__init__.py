@@ -1,0 +1,1 @@
+"""What it costs to hold very many certificates: start, memory, look-ups, renewals, idling; on each backend."""

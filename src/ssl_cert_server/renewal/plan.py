@@ -1,0 +1,142 @@
+"""When each stored certificate is renewed, and its CA asked for advice: kept in storage, for all instances."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass
+
+import structlog
+
+from ssl_cert_server.clock import Clock
+from ssl_cert_server.errors import StorageError
+from ssl_cert_server.model import Certificate, Subject
+from ssl_cert_server.renewal.schedule import advised_at, renew_at
+from ssl_cert_server.service.records import IssuedRecord
+from ssl_cert_server.storage.base import Due, Storage
+
+_log = structlog.get_logger()
+
+RENEWALS = "renewal"
+QUESTIONS = "advice"
+PARKED = "parked"
+"""Renewals that wait until the budget has room for them."""
+
+_EXPECTED_WITHIN = 3600.0
+"""Seconds after which somebody looks what became of an issuance whose server died."""
+
+_FIRST_QUESTION = 3600.0
+"""Seconds within which the CA is first asked for its advice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A stored certificate, what it is for, and what is known of it."""
+
+    subject: Subject
+    certificate: Certificate
+    record: IssuedRecord
+
+
+class RenewalPlan:
+    """Schedules. ``renew_before`` is in seconds; see :func:`~ssl_cert_server.renewal.schedule.renew_at`.
+
+    ``sooner`` tells, for each queue, that something was scheduled which may come up before what was known.
+    """
+
+    def __init__(self, storage: Storage, clock: Clock, renew_before: float | None) -> None:
+        self._storage = storage
+        self._clock = clock
+        self._renew_before = renew_before
+        self.sooner: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def expect(self, cert_key: str) -> None:
+        """Have somebody look after a certificate that is about to be issued for the first time.
+
+        Were this server to die right after it is stored, nobody would know that it has to be renewed.
+
+        :raises StorageError: it can't be kept.
+        """
+        await self._schedule(RENEWALS, Due(cert_key, self._clock.now() + _EXPECTED_WITHIN, self._clock.now()))
+
+    async def stored(self, subject: Subject, certificate: Certificate, record: IssuedRecord) -> None:
+        """Have a certificate that was just stored renewed when it is due; trouble is left to :meth:`expect`'s entry."""
+        try:
+            await self.add(Stored(subject, certificate, record))
+        except StorageError as error:
+            _log.warning("renewal.not_scheduled", cert_key=subject.cert_key, reason=str(error))
+
+    async def add(self, stored: Stored) -> None:
+        """Have a certificate renewed when it is due, and its CA asked before.
+
+        :raises StorageError: it can't be kept.
+        """
+        cert_key, now = stored.subject.cert_key, self._clock.now()
+        await self.renew_at(stored, self.due_at(stored))
+        await self.ask_at(cert_key, now + _FIRST_QUESTION * self._clock.random())
+
+    def due_at(self, stored: Stored, *, earliest: bool = False) -> float:
+        """Give when a certificate is to be renewed, by its CA's advice where there is some (Unix seconds).
+
+        Else the dice spread it; ``earliest`` gives the first moment that they may have given.
+        """
+        certificate, record = stored.certificate, stored.record
+        if record.renew_at:
+            advised = advised_at(record.renew_at, certificate.not_before, certificate.not_after)
+            return max(advised, record.heeded_from)
+        chance = 0.0 if earliest else self._clock.random()
+        usual = renew_at(certificate.not_before, certificate.not_after, chance, self._renew_before)
+        return max(usual, record.rests_until)
+
+    async def renew_at(self, stored: Stored, at: float) -> None:
+        """Have a certificate renewed at a time; the sooner it expires, the sooner it goes of those that are due.
+
+        :raises StorageError: it can't be kept.
+        """
+        await self._schedule(RENEWALS, Due(stored.subject.cert_key, at, stored.certificate.not_after))
+
+    async def put_off(self, entry: Due, seconds: float) -> None:
+        """Have a renewal come up again after so long.
+
+        :raises StorageError: it can't be kept.
+        """
+        await self._schedule(RENEWALS, Due(entry.key, self._clock.now() + seconds, entry.rank))
+
+    async def ask_at(self, cert_key: str, at: float) -> None:
+        """Have a certificate's CA asked for advice at a time.
+
+        :raises StorageError: it can't be kept.
+        """
+        await self._schedule(QUESTIONS, Due(cert_key, at))
+
+    async def park(self, entry: Due) -> None:
+        """Put a renewal aside until the budget may have room.
+
+        :raises StorageError: it can't be kept.
+        """
+        await self._schedule(PARKED, Due(entry.key, 0.0, entry.rank))
+        await self._storage.unschedule(RENEWALS, [entry.key])
+
+    async def fetch_parked(self) -> bool:
+        """Have the most pressing of those put aside tried again; False where there is none.
+
+        :raises StorageError: it can't be kept.
+        """
+        # It comes up again by itself if this server dies before it is back where it belongs.
+        for entry in await self._storage.claim(PARKED, now=self._clock.now(), limit=1, seconds=60.0):
+            await self._schedule(RENEWALS, Due(entry.key, self._clock.now(), entry.rank))
+            await self._storage.unschedule(PARKED, [entry.key])
+            return True
+        return False
+
+    async def forget(self, cert_key: str) -> None:
+        """Know nothing of a certificate any more.
+
+        :raises StorageError: it can't be taken out.
+        """
+        for queue in (RENEWALS, QUESTIONS, PARKED):
+            await self._storage.unschedule(queue, [cert_key])
+
+    async def _schedule(self, queue: str, entry: Due) -> None:
+        await self._storage.schedule(queue, [entry])
+        self.sooner[queue].set()

@@ -1,0 +1,44 @@
+"""The stored certificates as renewal sees them."""
+
+from __future__ import annotations
+
+from ssl_cert_server.errors import InvalidCertificate, NotPermitted
+from ssl_cert_server.model import Certificate, Subject
+from ssl_cert_server.pki.x509 import parse_certificate
+from ssl_cert_server.renewal.plan import Stored
+from ssl_cert_server.service.budget.planner import Priority
+from ssl_cert_server.service.issuance import AcmeCertificates
+from ssl_cert_server.service.policy import Policy
+from ssl_cert_server.service.records import load_record
+from ssl_cert_server.storage.base import Storage
+
+
+class StoredCertificates:
+    """See :class:`~ssl_cert_server.renewal.worker.Renewables`."""
+
+    def __init__(self, certificates: AcmeCertificates, storage: Storage, policy: Policy) -> None:
+        self._certificates = certificates
+        self._storage = storage
+        self._policy = policy
+
+    async def find(self, cert_key: str) -> Stored | None:
+        """Give what is stored, however old; one that can't be parsed is as good as none.
+
+        :raises NotPermitted: no rule covers it.
+        :raises StorageError: it can't be read.
+        """
+        pem = await self._storage.get(cert_key)
+        if pem is None:
+            return None
+        subject = self._policy.stored_subject(cert_key)
+        if subject is None:
+            raise NotPermitted(f"{cert_key}: no rule covers it")
+        try:
+            certificate = parse_certificate(pem)
+        except InvalidCertificate:
+            return None
+        return Stored(subject, certificate, await load_record(self._storage, cert_key, certificate.fingerprint))
+
+    async def renew(self, subject: Subject, replaces: str, priority: Priority) -> Certificate:
+        """See :meth:`ssl_cert_server.service.issuance.AcmeCertificates.renew`."""
+        return await self._certificates.renew(subject, replaces, priority)

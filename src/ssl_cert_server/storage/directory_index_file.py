@@ -1,0 +1,231 @@
+"""The index's file: opened when it is wanted, made where it is missing, set aside where it is of no use.
+
+Whoever opens, closes or replaces it holds ``.index.lock``: SQLite, when it closes a file, removes what lies beside it
+by name, and must not meet another file there by then. Nothing else here may open the file: closing any descriptor of
+it would drop the locks that SQLite holds for this process.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+import structlog
+
+from ssl_cert_server.clock import Clock
+from ssl_cert_server.storage import directory_index_sql as sql
+from ssl_cert_server.storage.directory_errors import primary_code
+from ssl_cert_server.storage.directory_threads import Call
+from ssl_cert_server.storage.folders import Place, identity, lock_file, sync_file, sync_folder
+
+_T = TypeVar("_T")
+_log = structlog.get_logger()
+
+NAME = ".index.sqlite"
+BUSY = 10.0
+"""Seconds that one instance waits while another writes."""
+
+_BROKEN_KEPT = 3
+_NEVER_OPENED = (0, 0)
+_USELESS = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_SETTINGS = """
+PRAGMA cache_size = -8000;
+PRAGMA journal_size_limit = 16777216;
+PRAGMA mmap_size = 0;
+PRAGMA trusted_schema = OFF;
+PRAGMA cell_size_check = ON;
+PRAGMA temp_store = MEMORY;
+"""
+
+
+class _Useless(OSError):
+    """The file is no index of ours, or can't be read."""
+
+
+class IndexFile:
+    """One connection, for one thread at a time. Where the file was replaced, by whomever, it is opened anew."""
+
+    def __init__(self, root: Path, place: Place, clock: Clock) -> None:
+        self.path = root / NAME
+        self._root = root
+        self._place = place
+        self._clock = clock
+        self._connection: sqlite3.Connection | None = None
+        self._identity = _NEVER_OPENED
+
+    def read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Have the work see one state of the index."""
+
+        def done(connection: sqlite3.Connection) -> _T:
+            with _transaction(connection, "DEFERRED"):
+                return work(connection)
+
+        return self._with(done)
+
+    def write(self, work: Callable[[sqlite3.Connection], _T], call: Call, *, durable: bool) -> _T:
+        """Have the work change the index in one step, which survives the machine where it is ``durable``.
+
+        Nothing is changed where the call was given up by then. Whatever comes later has to wait for this one to end.
+        """
+
+        def done(connection: sqlite3.Connection) -> _T:
+            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            with _transaction(connection, "IMMEDIATE"):
+                result = work(connection)
+                call.check()
+            if not self._is_current():
+                raise _Useless("it was replaced in the middle of a write")
+            return result
+
+        return self._with(done)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        with suppress(OSError), self._exclusively():
+            connection.close()
+        connection.close()  # where there is no directory any more, there is nobody to meet
+
+    def _with(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        try:
+            return self._once(work)
+        except _Useless:
+            return self._once(work)
+
+    def _once(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        self._place.check()
+        connection = self._current()
+        try:
+            return work(connection)
+        except sqlite3.Error as error:
+            if primary_code(error) == sqlite3.SQLITE_BUSY:
+                raise
+            self.close()  # a descriptor from before the disk's failure may never work again
+            if primary_code(error) in _USELESS:
+                with self._exclusively():
+                    if self._is_current():
+                        self._set_aside(str(error))
+            if not self._is_current():
+                raise _Useless(str(error)) from error
+            raise
+
+    def _current(self) -> sqlite3.Connection:
+        if self._connection is not None and self._is_current():
+            return self._connection
+        self.close()
+        with self._exclusively():
+            if not os.path.lexists(self.path):
+                if self._identity != _NEVER_OPENED:
+                    _log.error("storage.index_lost", path=str(self.path), reason="the file is gone", kept_as=None)
+                self._make()
+            try:
+                self._connection = self._open()
+            except _Useless as useless:
+                self._set_aside(str(useless))
+                self._make()
+                self._connection = self._open()
+            self._identity = identity(self.path)
+        return self._connection
+
+    def _open(self) -> sqlite3.Connection:
+        self._check_access()
+        connection = connect(self.path)
+        try:
+            connection.executescript(_SETTINGS)
+            if not sql.is_ours(connection):
+                raise _Useless("not an index of this version")
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, sqlite3.Error) and primary_code(error) in _USELESS:
+                raise _Useless(str(error)) from error
+            raise
+        return connection
+
+    def _check_access(self) -> None:
+        if self.path.is_symlink() or not self.path.is_file():
+            raise _Useless("not a file")
+        for path in self._files(self.path):
+            if path.exists() and not os.access(path, os.R_OK | os.W_OK) and os.access(self._root, os.W_OK):
+                raise _Useless(f"{path.name} can't be read and written by the server's user")
+
+    def _make(self) -> None:
+        """Make an empty one, complete with its tables, and put it in its place."""
+        new = self._root / f".tmp-index-{uuid.uuid4().hex}"
+        os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        try:
+            connection = connect(new)
+            try:
+                sql.create(connection)
+            finally:
+                connection.close()
+            sync_file(new)
+            for beside in self._files(self.path)[1:]:
+                beside.unlink(missing_ok=True)  # of one that is gone: SQLite would take it for the new one's
+            new.replace(self.path)
+        except BaseException:
+            for path in self._root.glob(f"{new.name}*"):
+                path.unlink(missing_ok=True)
+            raise
+        sync_folder(self._root)
+
+    def _set_aside(self, reason: str) -> None:
+        """Keep what is of no use for a look at it. The file itself goes first: without its log it would look sound."""
+        stamp = int(self._clock.now())
+        while os.path.lexists(aside := self._root / f"{NAME}.broken-{stamp}"):
+            stamp += 1
+        for old, new in zip(self._files(self.path), self._files(aside), strict=True):
+            with suppress(FileNotFoundError):
+                old.rename(new)
+        _log.error("storage.index_lost", path=str(self.path), reason=reason, kept_as=aside.name)
+        self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        numbered = [(int(path.name.rpartition("-")[2]), path) for path in self._root.glob(f"{NAME}.broken-*[0-9]")]
+        for _, path in sorted(numbered)[:-_BROKEN_KEPT]:
+            for file in self._files(path):
+                with suppress(OSError):  # it is in nobody's way
+                    file.unlink(missing_ok=True)
+
+    def _is_current(self) -> bool:
+        try:
+            return identity(self.path) == self._identity
+        except FileNotFoundError:
+            return False
+
+    @staticmethod
+    def _files(path: Path) -> list[Path]:
+        return [path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")]
+
+    @contextmanager
+    def _exclusively(self) -> Iterator[None]:
+        descriptor = lock_file(self._root / ".index.lock", block=True)
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a file that is there; SQLite would make one that others may read."""
+    place = f"file:{quote(os.fspath(path))}?mode=rw"
+    return sqlite3.connect(place, timeout=BUSY, isolation_level=None, check_same_thread=False, uri=True)
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection, kind: str) -> Iterator[None]:
+    connection.execute(f"BEGIN {kind}")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # over already, or the connection is given up
+            connection.execute("ROLLBACK")
+        raise

@@ -1,0 +1,64 @@
+"""Leases, timed by the server's clock."""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import suppress
+
+from ssl_cert_server.errors import LeaseLost, StorageError
+from ssl_cert_server.storage.base import Lease
+from ssl_cert_server.storage.redis.client import Client
+from ssl_cert_server.storage.redis.connection import Word
+from ssl_cert_server.storage.redis.keys import Keys
+from ssl_cert_server.storage.redis.scripts import ACQUIRE, RELEASE, RENEW
+
+_BATCH = 1000
+
+
+class Leases:
+    """Those of one instance."""
+
+    def __init__(self, client: Client, keys: Keys, instance: str) -> None:
+        self._client = client
+        self._keys = keys
+        self._instance = instance
+        self._numbers = itertools.count()
+        self._held: dict[str, int] = {}
+        self._maybe: set[str] = set()  # the reply was lost, or nobody waited for it
+
+    async def acquire(self, name: str, seconds: float) -> Lease | None:
+        names = [self._keys.lease(name), self._keys.last_token]
+        args: list[Word] = [self._instance, f"{self._instance}:{next(self._numbers)}", round(seconds * 1000)]
+        try:
+            token = await self._client.run(f"lease {name}", ACQUIRE, names, args)
+        except BaseException:
+            self._maybe.add(name)
+            raise
+        if token is None:
+            return None
+        self._maybe.discard(name)
+        self._held[name] = int(token)
+        return Lease(name, int(token))
+
+    async def renew(self, lease: Lease, seconds: float) -> None:
+        args: list[Word] = [str(lease.token), round(seconds * 1000)]
+        if not await self._client.run(f"renew {lease.name}", RENEW, [self._keys.lease(lease.name)], args):
+            self._forget(lease)
+            raise LeaseLost(f"the lease {lease.name} was taken over by another instance")
+
+    async def release(self, lease: Lease) -> None:
+        names = [self._keys.lease(lease.name)]
+        await self._client.run(f"release {lease.name}", RELEASE, names, ["token", str(lease.token)])
+        self._forget(lease)
+
+    async def release_all(self) -> None:
+        """Give back what this instance holds; what can't be given back lapses by itself."""
+        names = sorted(self._maybe | self._held.keys())
+        with suppress(StorageError):
+            for start in range(0, len(names), _BATCH):
+                held = [self._keys.lease(name) for name in names[start : start + _BATCH]]
+                await self._client.run("release leases", RELEASE, held, ["holder", self._instance])
+
+    def _forget(self, lease: Lease) -> None:
+        if self._held.get(lease.name) == lease.token:
+            del self._held[lease.name]

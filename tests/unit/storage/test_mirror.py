@@ -1,0 +1,172 @@
+"""What was read before is served on while storage is away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from ssl_cert_server.errors import StorageError
+from ssl_cert_server.storage.memory import MemoryStorage
+from ssl_cert_server.storage.mirror import MirroredStorage
+from tests.support.clock import ManualClock
+from tests.support.faulty_storage import FaultyStorage
+from tests.support.loop_time import settle
+
+
+class Room:
+    """A storage that breaks, and its mirror, which outlives restarts."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.primary = FaultyStorage(self.clock)
+        self.copy = FaultyStorage(self.clock)
+        self.storage = MirroredStorage(self.primary, self.copy, self.clock)
+        self.asked = 0
+
+    async def restart(self) -> None:
+        await self.storage.close()
+        self.storage = MirroredStorage(self.primary, self.copy, self.clock)
+
+    async def read(self, *keys: str) -> None:
+        for key in keys:
+            await self.storage.get(key)
+        await settle()
+
+    def go_away(self) -> None:
+        """Count who still asks."""
+
+        def broken(operation: str, _: str) -> bool:
+            self.asked += operation == "get"
+            return True
+
+        self.primary.broken = broken
+
+
+@pytest.fixture
+async def it() -> AsyncIterator[Room]:
+    room = Room()
+    yield room
+    await room.storage.close()
+
+
+async def test_what_was_read_is_given_while_storage_is_away_and_after_a_restart(it: Room) -> None:
+    await it.primary.put("a.com", b"certificate")
+    await it.primary.put("_local_ca/root", b"root")
+    await it.read("a.com", "_local_ca/root")
+    it.go_away()
+    assert await it.storage.get("a.com") == b"certificate"
+    await it.restart()
+    assert await it.storage.get("a.com") == b"certificate"
+    assert await it.storage.get("_local_ca/root") == b"root"
+
+
+async def test_what_was_written_is_given_too(it: Room) -> None:
+    await it.storage.put("a.com", b"old")
+    await settle()
+    await it.storage.put("a.com", b"new")
+    await settle()
+    it.go_away()
+    assert await it.storage.get("a.com") == b"new"
+
+
+async def test_what_was_never_read_is_not_there(it: Room) -> None:
+    await it.primary.put("a.com", b"certificate")
+    it.go_away()
+    with pytest.raises(StorageError):
+        await it.storage.get("a.com")
+
+
+async def test_the_accounts_keys_and_what_is_worked_on_are_not_mirrored(it: Room) -> None:
+    for key in ("acme_account+key", "_accounts/ca.key", "_state/a.com", "_challenges/http-01/token"):
+        await it.storage.put(key, b"value")
+        await it.read(key)
+    assert [key async for key in it.copy.list()] == []
+    assert [*it.copy._values] == []
+
+
+async def test_what_was_removed_is_removed(it: Room) -> None:
+    await it.storage.put("a.com", b"certificate")
+    await it.storage.put("b.com", b"certificate")
+    await settle()
+    await it.storage.delete("a.com")
+    await it.primary.delete("b.com")  # by another instance
+    await it.read("b.com")
+    it.go_away()
+    for name in ("a.com", "b.com"):
+        with pytest.raises(StorageError):
+            await it.storage.get(name)
+
+
+async def test_reads_do_not_wait_for_storage_that_is_away(it: Room) -> None:
+    await it.storage.put("a.com", b"certificate")
+    await settle()
+    it.go_away()
+    with capture_logs() as logs:
+        for _ in range(100):
+            assert await it.storage.get("a.com") == b"certificate"
+        assert it.asked == 1
+        for _ in range(300):
+            await it.clock.advance(1)
+            await it.storage.get("a.com")
+    assert 10 < it.asked < 25
+    it.primary.repair()
+    with capture_logs() as later:
+        await it.clock.advance(31)
+        await it.storage.get("a.com")
+    assert [log["event"] for log in [*logs, *later]] == ["storage.away", "storage.back"]
+
+
+async def test_what_changed_meanwhile_is_read_when_storage_is_back(it: Room) -> None:
+    await it.storage.put("a.com", b"old")
+    await settle()
+    it.go_away()
+    await it.storage.get("a.com")
+    it.primary.repair()
+    await it.primary.put("a.com", b"new")
+    await it.clock.advance(31)
+    assert await it.storage.get("a.com") == b"new"
+    await settle()
+    assert await it.copy.get("a.com") == b"new"
+
+
+async def test_everything_else_needs_the_storage(it: Room) -> None:
+    it.primary.break_down("put", "schedule", "claim", "check_writable")
+    with pytest.raises(StorageError):
+        await it.storage.put("a.com", b"")
+    with pytest.raises(StorageError):
+        await it.storage.claim("work", now=0, limit=1, seconds=1)
+    with pytest.raises(StorageError):
+        await it.storage.check_writable()
+
+
+async def test_a_mirror_that_is_full_harms_nobody(it: Room) -> None:
+    await it.primary.put("a.com", b"certificate")
+    it.copy.break_down("put")
+    with capture_logs() as logs:
+        await it.read("a.com")
+        assert await it.storage.get("a.com") == b"certificate"
+    assert [log["event"] for log in logs] == ["storage.not_mirrored"]
+    it.copy.repair()
+    await it.read("a.com")
+    assert await it.copy.get("a.com") == b"certificate"
+
+
+async def test_what_did_not_change_is_written_once(it: Room) -> None:
+    await it.primary.put("a.com", b"certificate")
+    for _ in range(5):
+        await it.read("a.com")
+    await it.restart()
+    it.copy.break_down("put")
+    with capture_logs() as logs:
+        await it.read("a.com")
+    assert logs == []
+
+
+async def test_memory_is_the_smallest_pair() -> None:
+    clock = ManualClock()
+    storage = MirroredStorage(MemoryStorage(clock), MemoryStorage(clock), clock)
+    await storage.put("a.com", b"1")
+    assert await storage.get("a.com") == b"1"
+    await storage.close()
