@@ -16,16 +16,14 @@ from ssl_cert_server.errors import LeaseLost, StorageError
 from ssl_cert_server.storage.base import CHANGES_KEPT, Changes, Due, Lease, check_key, check_value
 
 _T = TypeVar("_T")
-_Entries = list[Due]  # in the class, ``list`` is a method
-_Rows = list[Any]
+_Rows = list[Any]  # in the class, ``list`` is a method
 _DEADLINE, _POLL, _PAGE = 30.0, 0.25, 500
 _SCHEMA = """
 PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
 CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, folder TEXT NOT NULL, value BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS kept_folder ON kept (folder, key);
 CREATE TABLE IF NOT EXISTS probe (value BLOB);
-CREATE TABLE IF NOT EXISTS token (id INTEGER PRIMARY KEY, last INTEGER);
-INSERT OR IGNORE INTO token VALUES (1, 0);
+CREATE TABLE IF NOT EXISTS token (id INTEGER PRIMARY KEY, last INTEGER); INSERT OR IGNORE INTO token VALUES (1, 0);
 CREATE TABLE IF NOT EXISTS lease (name TEXT PRIMARY KEY, token INTEGER, until REAL, holder TEXT);
 CREATE TABLE IF NOT EXISTS due (queue TEXT, key TEXT, at REAL, rank REAL, ready INTEGER, PRIMARY KEY (queue, key));
 CREATE INDEX IF NOT EXISTS due_at ON due (queue, ready, at);
@@ -54,13 +52,11 @@ class SqliteStorage:
             self._database.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise StorageError(f"can't open {path}: {error}") from error
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
-        self._closed = False
+        self._thread, self._closed = ThreadPoolExecutor(1, thread_name_prefix="sqlite"), False
 
     async def get(self, key: str) -> bytes | None:
         check_key(key)
-        rows = await self._rows(key, "SELECT value FROM kept WHERE key = ?", key)
-        return rows[0][0] if rows else None
+        return next(iter(await self._rows(key, "SELECT value FROM kept WHERE key = ?", key)), (None,))[0]
 
     async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:
         folder = "/".join(check_key(key)[:-1])
@@ -91,9 +87,7 @@ class SqliteStorage:
         await self._rows(lease.name, "DELETE FROM lease WHERE name = ? AND token = ?", lease.name, lease.token)
 
     async def schedule(self, queue: str, entries: Sequence[Due]) -> None:
-        for entry in entries:
-            check_key(entry.key)
-        rows = [(queue, entry.key, entry.at, entry.rank) for entry in entries]
+        rows = [(queue, "/".join(check_key(entry.key)), entry.at, entry.rank) for entry in entries]
         await self._call(queue, lambda: self._database.executemany("REPLACE INTO due VALUES (?, ?, ?, ?, 0)", rows))
 
     async def unschedule(self, queue: str, keys: Sequence[str]) -> None:
@@ -104,11 +98,11 @@ class SqliteStorage:
         rows = await self._rows(queue, "SELECT key, at, rank FROM due WHERE queue = ? AND key = ?", queue, key)
         return Due(*rows[0]) if rows else None
 
-    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> _Entries:
+    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> Sequence[Due]:
         return await self._call(queue, lambda: self._claim(queue, now, limit, seconds))
 
     async def next_due(self, queue: str) -> float | None:
-        query = "SELECT min(at) FROM due WHERE queue = ? AND ready = ?"  # two of them: each is one look into an index
+        query = "SELECT min(at) FROM due WHERE queue = ? AND ready = ?"  # one look into an index for each ``ready``
         rows = [row for ready in (0, 1) for row in await self._rows(queue, query, queue, ready)]
         return min((at for (at,) in rows if at is not None), default=None)
 
@@ -117,6 +111,12 @@ class SqliteStorage:
         while rows := await self._rows(queue, query, queue, last, _PAGE):
             for last, at, rank in rows:
                 yield Due(last, at, rank)
+
+    async def index_complete(self) -> bool:
+        return await self._rows("index", "PRAGMA user_version") == [(1,)]
+
+    async def mark_index_complete(self) -> None:
+        await self._rows("index", "PRAGMA user_version = 1")
 
     async def announce(self, keys: Sequence[str]) -> None:
         await self._call("changes", lambda: self._announce(keys))
@@ -130,8 +130,8 @@ class SqliteStorage:
             await asyncio.sleep(_POLL * (1 + self._clock.random()))
 
     async def check_writable(self) -> None:
-        await self._rows("probe", "INSERT INTO probe VALUES (zeroblob(16384))")
-        await self._rows("probe", "DELETE FROM probe")
+        for query in ("INSERT INTO probe VALUES (zeroblob(16384))", "DELETE FROM probe"):
+            await self._rows("probe", query)
 
     async def close(self) -> None:
         if not self._closed:
@@ -148,7 +148,7 @@ class SqliteStorage:
         self._run("REPLACE INTO lease VALUES (?, ?, ?, ?)", name, token, now + seconds, self._holder)
         return Lease(name, token)
 
-    def _claim(self, queue: str, now: float, limit: int, seconds: float) -> _Entries:
+    def _claim(self, queue: str, now: float, limit: int, seconds: float) -> Sequence[Due]:
         # What came due is marked once, so that the lowest rank of it is found by an index.
         self._run("UPDATE due SET ready = 1 WHERE queue = ? AND ready = 0 AND at <= ?", queue, now)
         query = "SELECT key, at, rank FROM due WHERE queue = ? AND ready = 1 AND at <= ? ORDER BY rank LIMIT ?"
