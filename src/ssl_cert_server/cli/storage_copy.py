@@ -28,7 +28,7 @@ def copy(
         bool, typer.Option("--resume", help="Go on with a copy that was interrupted; TO need not be empty.")
     ] = False,
 ) -> None:
-    """Copy all values and the queue of renewals from one storage to another; leases are not copied.
+    """Copy all values and all that is planned from one storage to another; leases are not copied.
 
     Values that are there already with equal bytes are skipped. The exit code is 1 where anything was left out.
     """
@@ -37,7 +37,7 @@ def copy(
     counts = asyncio.run(_copy(*configs, empty=not (overwrite or resume), overwrite=overwrite))
     typer.echo(
         f"{counts.copied} copied, {counts.same} there already, {counts.replaced} replaced, "
-        f"{counts.different} different and left, {counts.unreadable} unreadable; {counts.scheduled} renewals scheduled"
+        f"{counts.different} different and left, {counts.unreadable} unreadable; {counts.scheduled} entries scheduled"
     )
     if not counts.complete:
         raise typer.Exit(1)
