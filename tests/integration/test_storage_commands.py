@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 import yaml
 
 from tests.support.pebble import Pebble
+from tests.support.postgres_server import PostgresServer
+from tests.support.redis_server import RedisServer
 from tests.support.server import CertServer, acme_config
 from tests.support.verify import verified_leaf
 
@@ -137,6 +140,32 @@ def test_copied_resumed_and_served_from_the_copy(
         assert verified_leaf(server.cert(NAME), NAME, pebble.root_certificate()) == leaf
         assert "0 findings" in done(server.command("storage", "verify"))
     assert pebble.order_count() == 1
+
+
+def test_from_any_kind_of_storage_to_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory's values go through Redis, sealed there, and PostgreSQL, back into a directory."""
+    monkeypatch.setenv("NEW_KEY", "02" * 32)
+    seal = {"keys": [{"env": "NEW_KEY"}]}
+    with CertServer(tmp_path / "server", {"self_signed": {"enable": True}, "local_ca": {"enable": True}}) as server:
+        assert [server.cert(name).status for name in ("other.example.com", "a.test")] == [200, 200]
+    with RedisServer(tmp_path / "redis", password="a-password") as redis, PostgresServer() as postgres:
+        monkeypatch.setenv("REDIS_PASSWORD", "a-password")
+        monkeypatch.setenv("POSTGRES_PASSWORD", postgres.password)
+        dsn = postgres.dsn(password=None)
+        storages: list[dict[str, Any]] = [
+            {"type": "directory", "dir_cache": str(server.directory)},
+            {"type": "redis", "redis": {"addr": redis.addr, "password_env": "REDIS_PASSWORD"}, "seal": seal},
+            {"type": "postgres", "postgres": {"dsn": dsn, "password_env": "POSTGRES_PASSWORD"}},
+            {"type": "directory", "dir_cache": str(tmp_path / "copy")},
+        ]
+        files = [tmp_path / f"{number}.yaml" for number in range(len(storages))]
+        for file, storage in zip(files, storages, strict=True):
+            file.write_text(yaml.safe_dump({"storage": storage, "self_signed": {"enable": True}}))
+        for source, target in itertools.pairwise(files):
+            assert done(run(["storage", "copy", str(source), str(target)], tmp_path)).startswith("2 copied, 0 there")
+            assert "0 findings" in done(run(["storage", "verify", "-c", str(target)], tmp_path))
+        assert is_sealed(redis.ask("GET", "self_signed"))
+    assert {key: (tmp_path / "copy" / key).read_bytes() for key in server.stored()} == server.stored()
 
 
 def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
