@@ -91,6 +91,7 @@ class RedisServer:
     def ask(self, *command: str | bytes | int) -> Any:
         """Run a command, by the Unix socket."""
         connection = redis.Redis(unix_socket_path=str(self.socket), password=self.password or None, protocol=2)
+        connection.response_callbacks.clear()  # what the server says, as it says it
         try:
             return connection.execute_command(*command)
         finally:
@@ -155,6 +156,7 @@ class Sentinel:
 
     def ask(self, *command: str) -> Any:
         connection = redis.Redis(port=self.port, protocol=2)
+        connection.response_callbacks.clear()
         try:
             return connection.execute_command(*command)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 from ssl_cert_server.errors import StorageError
@@ -13,6 +14,7 @@ from ssl_cert_server.storage.redis.given_up import GivenUp
 from ssl_cert_server.storage.redis.keys import Keys
 from ssl_cert_server.storage.redis.scripts import CLAIM, ENTRIES, ENTRY, NEXT, SCHEDULE, UNSCHEDULE
 
+_HISTORY = re.compile(rb"^master_replid:(\w+)", re.MULTILINE)
 _BATCH = 1000
 """Entries that one script handles, so that it keeps nobody waiting for more than some milliseconds."""
 
@@ -25,6 +27,7 @@ class DueIndex:
         self._keys = keys
         self._given_up = given_up
         self._timeout = timeout
+        self._history = b""
 
     async def schedule(self, queue: str, entries: Sequence[Due]) -> None:
         for entry in entries:
@@ -78,10 +81,23 @@ class DueIndex:
                 return
 
     async def complete(self) -> bool:
-        return bool(await self._client.command("look at the due index", "EXISTS", self._keys.complete))
+        """Look whether the index was said to be complete, in the present history of the data.
+
+        A failover, or a restart, begins a new history, and may have lost entries that were acknowledged.
+        """
+        self._history = await self._present_history()
+        marked = await self._client.command("look at the due index", "GET", self._keys.complete)
+        return bool(marked == self._history)
 
     async def mark_complete(self) -> None:
-        await self._client.command("mark the due index", "SET", self._keys.complete, "yes", durable=True)
+        # What was scheduled before a failover counts only for the history of then.
+        history = self._history or await self._present_history()
+        await self._client.command("mark the due index", "SET", self._keys.complete, history, durable=True)
+
+    async def _present_history(self) -> bytes:
+        told: bytes = await self._client.command("look at the due index", "INFO", "replication")
+        found = _HISTORY.search(told)
+        return found[1] if found else b"unknown"
 
     async def next_due(self, queue: str) -> float | None:
         times = await self._client.run(f"look into {queue}", NEXT, self._keys.queue(queue))

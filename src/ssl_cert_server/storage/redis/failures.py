@@ -31,6 +31,7 @@ _ADVICE = {
     "WRONGTYPE": "the key holds something other than a string, so it was not written by a certificate server",
     "UNBLOCKED": "it became a replica just now",
 }
+_SAID_OTHERWISE = {"unauthenticated": "NOAUTH", "user executing the script": "NOPERM"}
 _CODE = re.compile(rf"\b({'|'.join(_ADVICE)})\b")
 _SECRET_FOLLOWS = re.compile(r",? with args beginning with.*", re.DOTALL)
 
@@ -42,8 +43,9 @@ def code_of(error: BaseException) -> str:
     code = getattr(error, "status_code", None)
     if isinstance(code, str) and code in _ADVICE:
         return code
-    found = _CODE.search(str(error)[:300])
-    return found[1] if found else ""
+    text = str(error)[:300]
+    found = _CODE.search(text)
+    return found[1] if found else next((code for words, code in _SAID_OTHERWISE.items() if words in text), "")
 
 
 def is_not_the_primary(error: BaseException) -> bool:
