@@ -93,7 +93,7 @@ class RedisServer:
         connection = redis.Redis(unix_socket_path=str(self.socket), password=self.password or None, protocol=2)
         connection.response_callbacks.clear()  # what the server says, as it says it
         try:
-            return connection.execute_command(*command)
+            return connection.execute_command(*command)  # type: ignore[no-untyped-call]
         finally:
             connection.close()
 
@@ -158,7 +158,7 @@ class Sentinel:
         connection = redis.Redis(port=self.port, protocol=2)
         connection.response_callbacks.clear()
         try:
-            return connection.execute_command(*command)
+            return connection.execute_command(*command)  # type: ignore[no-untyped-call]
         finally:
             connection.close()
 

@@ -34,7 +34,7 @@ class RedisStorage:
         self._client = Client(settings, clock, keys.touched)
         self._values = Values(self._client, keys, given_up)
         self._leases = Leases(self._client, keys, instance)
-        self._due = DueIndex(self._client, keys, given_up, settings.timeout)
+        self._due = DueIndex(self._client, keys, given_up, clock, settings.timeout)
         self._news = News(self._client, keys, clock)
         self._closed = False
 
@@ -68,9 +68,7 @@ class RedisStorage:
     async def scheduled(self, queue: str, key: str) -> Due | None:
         return await self._due.scheduled(queue, key)
 
-    async def claim(
-        self, queue: str, *, now: float, limit: int, seconds: float
-    ) -> Sequence[Due]:
+    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> Sequence[Due]:
         return await self._due.claim(queue, now, limit, seconds)
 
     async def next_due(self, queue: str) -> float | None:

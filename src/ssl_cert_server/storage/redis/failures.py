@@ -38,6 +38,10 @@ _SECRET_FOLLOWS = re.compile(r",? with args beginning with.*", re.DOTALL)
 _NOT_THE_ONE = {"READONLY", "MOVED", "UNBLOCKED", "MASTERDOWN"}
 
 
+class Refused(StorageError):
+    """The server said no: nothing was done, and nothing will be. After any other failure it may still be."""
+
+
 def code_of(error: BaseException) -> str:
     """Give the word that a refusal begins with (``OOM``), also where a script ran into it; empty where unknown."""
     code = getattr(error, "status_code", None)
@@ -64,9 +68,9 @@ def reason_of(error: BaseException) -> str:
     return text[0][:200] if text else type(error).__name__
 
 
-def translated(what: str, where: str, error: BaseException) -> StorageError:
-    """Make our error of theirs; raise it where theirs is handled no more, so that it isn't chained to it.
+def message_of(what: str, where: str, error: BaseException) -> str:
+    """Make a message of an error of theirs. ``what`` is like "read a.example".
 
-    ``what`` is like "read a.example".
+    Raise ours where theirs is handled no more, so that it isn't chained to it.
     """
-    return StorageError(f"can't {what} in Redis at {where}: {reason_of(error)}")
+    return f"can't {what} in Redis at {where}: {reason_of(error)}"

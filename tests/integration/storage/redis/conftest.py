@@ -127,5 +127,3 @@ async def opened() -> AsyncIterator[Any]:
 
     yield opened
     await stack.aclose()
-
-

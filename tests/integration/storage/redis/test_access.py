@@ -16,7 +16,7 @@ from tests.support.leaks import told_by
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer
 
-SECRET = "hunter2/ü@:x"  # noqa: RUF001 - some signs that a URL has to escape
+SECRET = "hunter2/ü@:x"
 ESCAPED = "hunter2%2F%C3%BC%40%3Ax"
 WRONG = "wr" + "0ng"
 VALUE = b"PRI" + b"VATE"
@@ -42,7 +42,9 @@ async def works(storage: Any) -> None:
 # --- addresses
 
 
-@pytest.mark.parametrize("form", ["127.0.0.1:{port}", "localhost:{port}", "redis://127.0.0.1:{port}", "unix://{socket}"])
+@pytest.mark.parametrize(
+    "form", ["127.0.0.1:{port}", "localhost:{port}", "redis://127.0.0.1:{port}", "unix://{socket}"]
+)
 async def test_every_form_of_an_address(redis_server: RedisServer, opened: Any, form: str) -> None:
     await works(opened(RedisSettings(addr=form.format(port=redis_server.port, socket=redis_server.socket))))
 
@@ -119,17 +121,13 @@ async def test_no_settings_or_storage_shows_the_password(locked: RedisServer, op
     assert not any(secret in text for text in shown for secret in (SECRET, ESCAPED))
 
 
-RULES = (
-    "~ssl:* resetchannels +@read +@write +@scripting +@connection -@dangerous -@admin +time +wait +info +role"
-)
+RULES = "~ssl:* resetchannels +@read +@write +@scripting +@connection -@dangerous -@admin +time +wait +info +role"
 """As docs/redis.md gives them."""
 
 
 async def test_the_rules_of_the_page_are_enough(locked: RedisServer, opened: Any) -> None:
     locked.ask("ACL", "SETUSER", "certs", "reset", "on", f">{SECRET}", *RULES.split())
-    storage = opened(
-        RedisSettings(addr=locked.addr, username="certs", password=SECRET, prefix="ssl:", wait_replicas=0)
-    )
+    storage = opened(RedisSettings(addr=locked.addr, username="certs", password=SECRET, prefix="ssl:", wait_replicas=0))
     await works(storage)
     lease = await storage.acquire("work", 30)
     await storage.renew(lease, 30)
@@ -198,7 +196,7 @@ def tls_port(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> 
         "tls-ca-cert-file": str(authority.bundle),
         "tls-auth-clients": "optional",
     }
-    with RedisServer(tmp_path_factory.mktemp("redis-tls"), options) as server:
+    with RedisServer(tmp_path_factory.mktemp("redis-tls"), options):
         yield port
 
 

@@ -97,7 +97,7 @@ async def test_what_is_no_value_of_ours_is_left_alone_and_in_no_list(
     redis_server.ask("SET", "a/folder/of/some/body", "x")
     await storage.put("key", b"")
     assert await listed(storage) == ["key"]
-    with pytest.raises(StorageError, match="can't read a-set in Redis at .*: the key holds something other than"):
+    with pytest.raises(StorageError, match=r"can't read a-set in Redis at .*: the key holds something other than"):
         await storage.get("a-set")
 
 
