@@ -126,6 +126,8 @@ RULES = "~ssl:* resetchannels +@read +@write +@scripting +@connection -@dangerou
 
 
 async def test_the_rules_of_the_page_are_enough(locked: RedisServer, opened: Any) -> None:
+    page = Path(__file__).parents[4] / "docs/redis.md"
+    assert RULES in page.read_text()
     locked.ask("ACL", "SETUSER", "certs", "reset", "on", f">{SECRET}", *RULES.split())
     storage = opened(RedisSettings(addr=locked.addr, username="certs", password=SECRET, prefix="ssl:", wait_replicas=0))
     await works(storage)
