@@ -38,7 +38,7 @@ class PostgresServer:
     PostgreSQL refuses to run as root: there it runs as the user ``postgres``, whom Debian's package brings.
     """
 
-    def __init__(self, *, config: str = "") -> None:
+    def __init__(self, *, config: str = "", largest_file: int | None = None) -> None:
         self.port = free_port()
         self.password = secrets.token_urlsafe(24)
         # Not in pytest's folders: those are root's alone, and a socket's path may have 107 bytes.
@@ -50,7 +50,9 @@ class PostgresServer:
             owner = pwd.getpwnam(_USER)
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
         self._initialise(_CONFIG.format(port=self.port, folder=self.folder) + config)
-        self._process = Process(self._as_user(_program("postgres"), "-D", self.data), self.folder / "log")
+        limit = [] if largest_file is None else ["prlimit", f"--fsize={largest_file}"]
+        argv = self._as_user(*limit, _program("postgres"), "-D", self.data)
+        self._process = Process(argv, self.folder / "log")
 
     def __enter__(self) -> Self:
         try:
