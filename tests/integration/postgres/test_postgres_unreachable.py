@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable
 
 import pytest
 
@@ -14,30 +14,11 @@ from ssl_cert_server.errors import StorageError
 from ssl_cert_server.storage.base import Due, Lease
 from ssl_cert_server.storage.postgres import PostgresSettings, PostgresStorage
 from tests.integration.postgres.conftest import PostgresBackend
+from tests.integration.postgres.outcome import is_done, is_refused, more, refused, until
 from tests.support.ports import free_port
 from tests.support.postgres_server import PostgresServer
 
 SECRET = "p4ss/w0rd@secret"
-
-
-@pytest.fixture
-def own_server() -> Iterator[PostgresServer]:
-    """A server that the test may stop and kill."""
-    with PostgresServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def own(own_server: PostgresServer) -> AsyncIterator[PostgresBackend]:
-    backend = PostgresBackend(own_server)
-    yield backend
-    await backend.close()
-
-
-async def refused(call: Awaitable[object]) -> str:
-    with pytest.raises(StorageError) as refusal:
-        await call
-    return str(refusal.value)
 
 
 async def every_call(storage: PostgresStorage) -> list[object]:
@@ -210,14 +191,6 @@ async def test_what_was_acknowledged_survives_kills_under_load(
     assert (await reader.acquire("work0", 30) or Lease("", 0)).token > tokens[-1]
 
 
-async def more(acknowledged: list[int], count: int) -> None:
-    """Until that many more came."""
-    wanted = len(acknowledged) + count
-    async with asyncio.timeout(60):
-        while len(acknowledged) < wanted:  # noqa: ASYNC110 - it is one of many that write
-            await asyncio.sleep(0.02)
-
-
 # --- it goes deaf
 
 
@@ -263,17 +236,13 @@ async def test_what_was_given_up_does_not_land_later(own: PostgresBackend, own_s
 async def test_a_server_that_only_reads_is_told_and_is_read(own: PostgresBackend, own_server: PostgresServer) -> None:
     storage = own.open(clock=SystemClock())
     await storage.put("key", b"value")
-    own_server.execute("ALTER SYSTEM SET default_transaction_read_only = on")
-    own_server.execute("SELECT pg_reload_conf()")
+    own_server.configure("default_transaction_read_only", "on")
     await until(lambda: is_refused(storage.check_writable()))
     for call in (storage.put("key", b"new"), storage.check_writable(), storage.acquire("work", 30)):
         assert "read-only" in await refused(call)
     assert await storage.get("key") == b"value"
     assert await own.open().get("key") == b"value", "a new instance reads, too"
-    own_server.execute(
-        "ALTER SYSTEM RESET default_transaction_read_only", options="-c default_transaction_read_only=off"
-    )
-    own_server.execute("SELECT pg_reload_conf()")
+    own_server.configure("default_transaction_read_only", "off")
     await until(lambda: is_done(storage.check_writable()))
     await storage.put("key", b"new")
 
@@ -293,21 +262,3 @@ async def test_files_that_can_grow_no_more_are_told_and_the_rest_is_kept() -> No
         assert await storage.get(f"_big/{kept}") is None
         await storage.put("small", b"one")
         await backend.close()
-
-
-async def is_refused(call: Awaitable[object]) -> bool:
-    try:
-        await call
-    except StorageError:
-        return True
-    return False
-
-
-async def is_done(call: Awaitable[object]) -> bool:
-    return not await is_refused(call)
-
-
-async def until(true: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
-        while not await true():  # noqa: ASYNC110 - the server has no event
-            await asyncio.sleep(0.05)
