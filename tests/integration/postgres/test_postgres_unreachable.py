@@ -212,6 +212,25 @@ async def test_every_call_ends_though_the_server_is_deaf(own: PostgresBackend, o
         assert await storage.get("key") == b"new"
 
 
+async def test_close_ends_though_the_server_is_deaf(own: PostgresBackend, own_server: PostgresServer) -> None:
+    storage = own.open(own.settings(timeout=1, pool_size=3), SystemClock())
+    cursor = (await storage.changes("", 0)).cursor
+    await storage.acquire("work", 1000)
+    own_server.pause()
+    try:
+        calls = [storage.get("key") for _ in range(5)] + [storage.changes(cursor, 1000)]
+        waiting = [asyncio.ensure_future(call) for call in calls]
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        await storage.close()
+        took = time.monotonic() - began
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+    finally:
+        own_server.resume()
+    assert took < 15
+    assert all(isinstance(result, StorageError) for result in results), results
+
+
 async def test_what_was_given_up_does_not_land_later(own: PostgresBackend, own_server: PostgresServer) -> None:
     storage = own.open(own.settings(timeout=1), SystemClock())
     await asyncio.gather(*(storage.put(f"key{number}", b"old") for number in range(4)))
