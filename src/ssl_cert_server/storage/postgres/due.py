@@ -39,8 +39,8 @@ RETURNING taken.key, taken.at, taken.rank
 """
 _NEXT = """
 SELECT least(
-    (SELECT min(at) FROM due WHERE queue = %(queue)s AND NOT ready),
-    (SELECT min(at) FROM due WHERE queue = %(queue)s AND ready)
+    (SELECT at FROM due WHERE queue = %(queue)s AND NOT ready ORDER BY at LIMIT 1),
+    (SELECT at FROM due WHERE queue = %(queue)s AND ready ORDER BY at LIMIT 1)
 )
 """
 _LIST = """
