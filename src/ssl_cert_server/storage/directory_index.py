@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 _WRITTEN_AT_ONCE = 10_000
 _LISTED_AT_ONCE = 1000
-_LOOK_EVERY = 0.25
+_LOOK_EVERY = 0.4
 
 
 class DirectoryIndex:

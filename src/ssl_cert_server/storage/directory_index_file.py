@@ -36,6 +36,7 @@ _NEVER_OPENED = (0, 0)
 _USELESS = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _SETTINGS = """
 PRAGMA cache_size = -8000;
+PRAGMA wal_autocheckpoint = 4000;
 PRAGMA journal_size_limit = 16777216;
 PRAGMA mmap_size = 0;
 PRAGMA trusted_schema = OFF;
