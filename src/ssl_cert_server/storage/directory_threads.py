@@ -20,6 +20,8 @@ _T = TypeVar("_T")
 DEADLINE = 30.0
 """Seconds that one call may take."""
 
+_CLOSED = "the storage is closed"
+
 
 class Closed(Exception):
     """No work is taken any more."""
@@ -73,7 +75,7 @@ class Threads:
     async def run(self, path: Path, action: str, work: Callable[[], _T], call: Call | None = None) -> _T:
         """Have a thread do the work.
 
-        :raises StorageError: it failed, naming ``action`` and ``path``, or took more than :data:`DEADLINE`.
+        :raises StorageError: it failed, or took more than :data:`DEADLINE`; it names ``action`` and ``path``.
         """
 
         def done() -> _T:
@@ -95,7 +97,7 @@ class Threads:
         """:raises Closed: no work is taken any more."""
         with self._guard:
             if self._closed:
-                raise Closed("the storage is closed")
+                raise Closed(_CLOSED)
             future: Future[_T] = Future()
             self._jobs.put((future, work))
             if not self._idle.acquire(blocking=False) and len(self._threads) < self._number:
@@ -110,7 +112,8 @@ class Threads:
             self._closed = True
             with suppress(queue.Empty):
                 while job := self._jobs.get_nowait():
-                    job[0].cancel()
+                    if job[0].set_running_or_notify_cancel():
+                        job[0].set_exception(Closed(_CLOSED))
             for _ in self._threads:
                 self._jobs.put(None)
 
