@@ -162,6 +162,7 @@ class IndexFile:
 
     def _make(self) -> None:
         """Make an empty one, complete with its tables, and put it in its place."""
+        self._place.check()
         new = self._root / f".tmp-index-{uuid.uuid4().hex}"
         os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
@@ -211,7 +212,11 @@ class IndexFile:
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
-        descriptor = lock_file(self._root / ".index.lock", block=True)
+        lock = self._root / ".index.lock"
+        try:
+            descriptor = lock_file(lock, block=True)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror} ({lock})") from error
         try:
             yield
         finally:

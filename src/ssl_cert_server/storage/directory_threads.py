@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -117,12 +116,10 @@ class Threads:
             for _ in self._threads:
                 self._jobs.put(None)
 
-    def join(self, seconds: float) -> bool:
-        """Wait until all that had begun is done, and tell whether it is."""
-        end = time.monotonic() + seconds
+    def join(self) -> None:
+        """Wait until all that had begun is done; blocks, for ever where a thread hangs."""
         for thread in self._threads:
-            thread.join(max(0.0, end - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+            thread.join()
 
     def _work(self) -> None:
         while job := self._jobs.get():

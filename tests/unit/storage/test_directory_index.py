@@ -246,6 +246,17 @@ async def test_closing_one_that_was_set_aside_leaves_the_new_ones_log_alone(
     await third.close()
 
 
+async def test_a_lock_that_cannot_be_opened_is_named(root: Path, clock: ManualClock) -> None:
+    await filled(root, clock)
+    (root / ".index.lock").unlink()
+    (root / ".index.lock").mkdir()
+    storage = DirectoryStorage(root, clock)
+    with pytest.raises(StorageError, match=r"can't schedule a\.example in .*: Is a directory \(.*\.index\.lock\)"):
+        await storage.schedule("work", [Due("a.example", NOW)])
+    assert await storage.get("a.example") == b"value"
+    await storage.close()
+
+
 async def test_no_more_than_three_broken_ones_are_kept(root: Path, clock: ManualClock) -> None:
     for _ in range(6):
         path = await filled(root, clock)
