@@ -155,7 +155,13 @@ NOT_RUN = {
     ("deployment.md", "usermod"): "needs root, and changes the machine's users",
     ("deployment.md", "systemctl stop"): "needs systemd; restoring is tried in tests/integration/test_docs.py",
     ("dns-providers.md", "/opt/ssl-cert-server"): "downloads from PyPI; a unit test looks at the lock",
-    ("operations.md", "systemctl stop"): "needs systemd, and sets the machine's clock",
+    ("operations.md", "systemctl stop ssl-cert-server\n# timedatectl"): "needs systemd, and sets the machine's clock",
+    (
+        "operations.md",
+        "systemctl stop ssl-cert-server\n# ssl-cert-server storage copy",
+    ): "needs systemd; tests/integration/test_storage_commands.py copies",
+    ("operations.md", "ssl-cert-server storage new-key"): "needs systemd; test_storage_commands.py seals",
+    ("storage-backends.md", "/opt/ssl-cert-server"): "needs the server there; test_storage_backend.py installs it",
     (
         "migration.md",
         "systemctl stop ssl-cert-server\n# install",

@@ -45,9 +45,9 @@ def copy(
 
 async def _copy(source: Config, target: Config, *, empty: bool, overwrite: bool) -> Counts:
     clock, kept = SystemClock(), Kept(source, target)
-    reading = open_storage(source, clock)
+    reading = open_storage(source, clock, mirror=False)
     try:
-        writing = open_storage(target, clock)
+        writing = open_storage(target, clock, mirror=False)
         try:
             total = await count_for_bar(kept, reading)
             with progress("copying", total) as step:

@@ -10,9 +10,9 @@ from ssl_cert_server.cli.options import ConfigFile, configuration
 from ssl_cert_server.cli.progress import progress
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
-from ssl_cert_server.server.compose import open_storage, policy_rules
+from ssl_cert_server.server.compose import open_storage, policy_rules, renewal_plan
 from ssl_cert_server.server.logs import set_up_logs
-from ssl_cert_server.server.upkeep.index import IndexRebuild
+from ssl_cert_server.server.upkeep.index import QueueRebuild
 from ssl_cert_server.server.upkeep.stored import Rules
 from ssl_cert_server.service.policy import Policy
 
@@ -30,13 +30,13 @@ def rebuild_index(config: ConfigFile = None) -> None:
         raise typer.Exit(1)
 
 
-async def _rebuild(config: Config) -> IndexRebuild:
+async def _rebuild(config: Config) -> QueueRebuild:
     clock = SystemClock()
     rules = Rules.of(config, Policy(policy_rules(config)))
-    storage = open_storage(config, clock)
+    storage = open_storage(config, clock, mirror=False)
     try:
         with progress("indexing", None) as step:
-            work = IndexRebuild(storage, rules, clock, typer.echo, step)
+            work = QueueRebuild(storage, renewal_plan(config, storage, clock), rules, clock, typer.echo, step)
             await work.run()
             return work
     finally:

@@ -43,7 +43,7 @@ def reseal(
 
 async def _reseal(config: Config, *, seal: bool) -> Counts:
     clock, kept = SystemClock(), Kept(config)
-    storage = open_storage(config, clock, seal=seal)
+    storage = open_storage(config, clock, seal=seal, mirror=False)
     try:
         total = await count_for_bar(kept, storage)
         with progress("sealing" if seal else "unsealing", total) as step:

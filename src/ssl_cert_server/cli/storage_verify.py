@@ -35,7 +35,7 @@ def verify(config: ConfigFile = None) -> None:
 async def _verify(config: Config) -> Verification:
     clock, kept = SystemClock(), Kept(config)
     rules = Rules.of(config, Policy(policy_rules(config)))
-    storage = open_storage(config, clock)
+    storage = open_storage(config, clock, mirror=False)
     try:
         total = await count_for_bar(kept, storage)
         with progress("checking", total) as step:

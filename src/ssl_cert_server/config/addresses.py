@@ -100,14 +100,20 @@ def parse_network(value: object) -> Network:
         raise ValueError(_NETWORK_FORMS) from error
 
 
-def redis_address(value: str) -> str:
-    """Check the address of a Redis server, and give it as it is.
+def redis_addresses(value: str) -> str:
+    """Check the address of a Redis server, or those of a cluster's nodes with commas between, and give it as it is.
 
     :raises ValueError: with what is accepted.
     """
+    for address in value.split(","):
+        _check_redis_address(address.strip())
+    return value
+
+
+def _check_redis_address(value: str) -> None:
     if "://" not in value:
         _parse_tcp(value, _REDIS_FORMS)
-        return value
+        return
     try:
         url = urlsplit(value)
         host, _ = url.hostname, url.port
@@ -117,7 +123,6 @@ def redis_address(value: str) -> str:
         raise ValueError("must not hold a user name or password: see username, password_file and password_env")
     if url.scheme not in ("redis", "rediss", "unix") or not (url.path if url.scheme == "unix" else host):
         raise ValueError(_REDIS_FORMS)
-    return value
 
 
 def _parse_tcp(value: object, forms: str) -> TcpAddress:

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from ssl_cert_server.config import secrets, values
-from ssl_cert_server.config.addresses import TcpAddress, parse_tcp_address, redis_address
+from ssl_cert_server.config.addresses import TcpAddress, parse_tcp_address, redis_addresses
 from ssl_cert_server.config.section import FilePath, Section, Text, one_or_more
 from ssl_cert_server.storage.registry import is_foreign, resolve_kind
 
@@ -61,13 +61,16 @@ class _WithPassword(Section):
 class Redis(_WithPassword):
     """Redis or Valkey: one server, one that Sentinel names, or a cluster."""
 
-    addr: Annotated[Text, AfterValidator(redis_address)] = "127.0.0.1:6379"
+    addr: Annotated[Text, AfterValidator(redis_addresses)] = "127.0.0.1:6379"
     username: Text = ""
     sentinels: Annotated[
         tuple[Annotated[TcpAddress, PlainValidator(parse_tcp_address)], ...],
         BeforeValidator(one_or_more),
     ] = ()
     master: Text = ""
+    sentinel_username: Text = ""
+    sentinel_password_file: Annotated[SecretStr, PlainValidator(secrets.from_file)] | None = None
+    sentinel_password_env: Annotated[SecretStr, PlainValidator(secrets.from_environment)] | None = None
     cluster: bool = False
     prefix: Text = ""
     ca_bundle: CaBundle | None = None
@@ -82,6 +85,10 @@ class Redis(_WithPassword):
     def _fits(self) -> Self:
         if bool(self.sentinels) != bool(self.master):
             raise ValueError("sentinels and master belong together: who is asked, and for which master")
+        if self.sentinel_password_file and self.sentinel_password_env:
+            raise ValueError("give one of sentinel_password_file and sentinel_password_env")
+        if "," in self.addr and not self.cluster:
+            raise ValueError("several nodes can stand in addr with cluster only; sentinels have a list of their own")
         if self.sentinels and self.cluster:
             raise ValueError("give one of sentinels and cluster")
         if bool(self.client_cert) != bool(self.client_key):
@@ -91,12 +98,15 @@ class Redis(_WithPassword):
     @property
     def settings(self) -> Mapping[str, object]:
         """What the backend is opened with."""
+        sentinel_password = self.sentinel_password_file or self.sentinel_password_env
         same = ("addr", "username", "cluster", "prefix", "ca_bundle", "client_cert", "client_key", "timeout")
         return {
             **{name: getattr(self, name) for name in same},
             "password": self.password,
             "sentinels": tuple(str(address) for address in self.sentinels),
             "master_name": self.master,
+            "sentinel_username": self.sentinel_username,
+            "sentinel_password": sentinel_password.get_secret_value() if sentinel_password else "",
             "pool_size": self.pool,
             "wait_replicas": self.wait_replicas,
         }

@@ -143,8 +143,10 @@ def renewal_plan(config: Config, storage: Storage, clock: Clock) -> RenewalPlan:
     return RenewalPlan(storage, clock, days * _DAY if days is not None else None)
 
 
-def open_storage(config: Config, clock: Clock, *, seal: bool = True) -> SealedStorage:
+def open_storage(config: Config, clock: Clock, *, seal: bool = True, mirror: bool = True) -> SealedStorage:
     """Open the storage that the configuration names; with ``seal`` off, what is written stays unsealed.
+
+    With ``mirror`` off, nothing but the storage itself answers: for what looks at all that there is.
 
     Without keys it is sealed storage, too: what was sealed is refused there, not taken for broken and issued anew.
 
@@ -153,7 +155,7 @@ def open_storage(config: Config, clock: Clock, *, seal: bool = True) -> SealedSt
     settings = config.storage
     sealer = Sealer((SealKey(secret) for secret in settings.seal.secrets), seal=seal)
     backend = open_backend(settings.type, settings.settings, clock)
-    if settings.mirror_dir is not None:
+    if mirror and settings.mirror_dir is not None:
         # Below the seal: what is copied stays as sealed as it was read.
         backend = MirroredStorage(backend, DirectoryStorage(settings.mirror_dir, clock), clock)
     return SealedStorage(backend, sealer)

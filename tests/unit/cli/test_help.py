@@ -38,6 +38,11 @@ def test_version(cli: Cli, option: str) -> None:
         ),
         (["local-ca"], ["no public CA issues for", "root"]),
         (["local-ca", "root"], ["Print the root certificate in PEM", "--config"]),
+        (["storage"], ["copy", "verify", "reseal", "rebuild-index", "new-key"]),
+        (["storage", "copy"], ["FROM", "TO", "--overwrite", "--resume", "leases are not copied"]),
+        (["storage", "verify"], ["the exit code is 1 then", "--config"]),
+        (["storage", "reseal"], ["--unseal", "--config"]),
+        (["storage", "rebuild-index"], ["Schedule the renewal of every stored certificate", "--config"]),
     ],
 )
 def test_each_command_explains_itself(cli: Cli, command: list[str], texts: list[str]) -> None:

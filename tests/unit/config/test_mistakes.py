@@ -10,8 +10,8 @@ from ssl_cert_server.config.load import parse_config
 from tests.unit.config.support import mistakes, only_mistake
 
 KEYS = (
-    "listen, pid_file, storage, managed, domains, wildcards, re_patterns, preload, cache_mb, ask, on_demand, lets_encrypt, acme, "
-    "challenges, dns, preflight, self_signed, local_ca"
+    "listen, pid_file, storage, managed, domains, wildcards, re_patterns, preload, cache_mb, ask, on_demand, "
+    "lets_encrypt, acme, challenges, dns, preflight, self_signed, local_ca"
 )
 NOT_A_LIST = "must be a list: [one, two], or one entry a line, each after a dash"
 HIDDEN = "holds a line break, a control character or another character that can't be seen"

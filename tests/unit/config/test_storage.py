@@ -12,6 +12,8 @@ from ssl_cert_server.config.load import parse_config
 from ssl_cert_server.config.secrets import seal_key_bytes
 from ssl_cert_server.config.storage import Storage
 from ssl_cert_server.storage import registry
+from ssl_cert_server.storage.postgres import PostgresSettings
+from ssl_cert_server.storage.redis import RedisSettings
 from tests.unit.config.support import PREDECESSOR, only_mistake, write_root
 
 KINDS = "dir_cache, redis, postgres, directory"
@@ -75,6 +77,8 @@ def test_everything_about_redis_reaches_its_backend(monkeypatch: pytest.MonkeyPa
             password_env: SECRET
             sentinels: ["10.0.0.1:26379", "[::1]:26379"]
             master: mymaster
+            sentinel_username: watcher
+            sentinel_password_env: SECRET
             prefix: "ssl:"
             ca_bundle: ca.pem
             client_cert: client.pem
@@ -87,14 +91,16 @@ def test_everything_about_redis_reaches_its_backend(monkeypatch: pytest.MonkeyPa
         "addr": "127.0.0.1:6379",
         "username": "certs",
         "password": "hunter2",
-        "sentinels": (("10.0.0.1", 26379), ("::1", 26379)),
-        "master": "mymaster",
+        "sentinels": ("10.0.0.1:26379", "[::1]:26379"),
+        "master_name": "mymaster",
+        "sentinel_username": "watcher",
+        "sentinel_password": "hunter2",
         "cluster": False,
         "prefix": "ssl:",
         "ca_bundle": Path("ca.pem"),
         "client_cert": Path("client.pem"),
         "client_key": Path("client.key"),
-        "pool": 3,
+        "pool_size": 3,
         "timeout": 0.5,
         "wait_replicas": 2,
     }
@@ -127,6 +133,12 @@ def test_addresses_of_redis(addr: str) -> None:
         ("password: hunter2", ".password", "unknown key; did you mean password_env?"),
         ("password_file: nowhere", ".password_file", "the file can't be read: no such file or directory"),
         ("sentinels: '10.0.0.1:1'", "", "sentinels and master belong together: who is asked, and for which master"),
+        (
+            "addr: 'a:1,b:1'",
+            "",
+            "several nodes can stand in addr with cluster only; sentinels have a list of their own",
+        ),
+        ("addr: 'a:1,', cluster: true", ".addr", REDIS_FORMS),
         ("master: m", "", "sentinels and master belong together: who is asked, and for which master"),
         ("sentinels: '10.0.0.1:1', master: m, cluster: true", "", "give one of sentinels and cluster"),
         ("client_cert: x", "", "client_cert and client_key belong together"),
@@ -138,6 +150,17 @@ def test_addresses_of_redis(addr: str) -> None:
 )
 def test_what_does_not_fit_about_redis(keys: str, path: str, message: str) -> None:
     assert only_mistake(f"storage: {{redis: {{{keys}}}}}") == f"1: storage.redis{path}: {message}"
+
+
+def test_nodes_of_a_cluster() -> None:
+    settings = storage("storage: {type: redis, redis: {addr: 'a:1, rediss://b:2', cluster: true}}").settings
+    assert (settings["addr"], settings["cluster"]) == ("a:1, rediss://b:2", True)
+
+
+def test_the_settings_are_those_of_the_backends() -> None:
+    section = storage("storage: {postgres: {dsn: host=a}}")
+    RedisSettings(**section.redis.settings)  # type: ignore[arg-type]
+    PostgresSettings(**section.postgres.settings)  # type: ignore[arg-type]
 
 
 def test_a_password_stands_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +185,7 @@ def test_everything_about_postgres_reaches_its_backend() -> None:
         "dsn": "host=a password=hunter3",
         "password": "hunter2",
         "schema": "s_1",
-        "pool": 2,
+        "pool_size": 2,
         "timeout": 3,
     }
     assert "hunter" not in repr(section)

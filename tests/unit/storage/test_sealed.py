@@ -37,9 +37,9 @@ class SealedBackend(Backend):
         return SealedStorage(super().open(), Sealer(keys))
 
 
-@pytest.fixture
-async def backend(tmp_path: Path) -> AsyncIterator[Backend]:
-    backend = SealedBackend("memory", tmp_path / "storage")
+@pytest.fixture(params=["memory", "directory"])
+async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
+    backend = SealedBackend(request.param, tmp_path / "storage")
     yield backend
     await backend.close()
 

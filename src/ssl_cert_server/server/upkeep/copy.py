@@ -45,6 +45,7 @@ class StorageCopy:
     step: Callable[[], None]
     overwrite: bool = False
     counts: Counts = field(default_factory=Counts)
+    _was_empty: bool = False
 
     async def check_empty(self) -> None:
         """Refuse a target that holds anything.
@@ -56,6 +57,7 @@ class StorageCopy:
         for queue in QUEUES:
             async for entry in self.target.list_due(queue):
                 raise self._not_empty(f"{entry.key} in the queue {queue}")
+        self._was_empty = True
 
     async def run(self) -> Counts:
         """Copy everything; interrupted, it can be run again.
@@ -67,6 +69,9 @@ class StorageCopy:
         for queue in QUEUES:
             async for entries in batches(self.source.list_due(queue), _SCHEDULED_TOGETHER):
                 await self._schedule(queue, entries)
+        # What a target that wasn't empty had of its own may be in no queue; its servers look then.
+        if self._was_empty and await self.source.index_complete():
+            await self.target.mark_index_complete()
         return self.counts
 
     async def _copy(self, key: str) -> None:

@@ -7,13 +7,11 @@ from collections.abc import AsyncIterator
 
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.issuers.account import AccountPlace
+from ssl_cert_server.renewal.plan import PARKED, QUESTIONS, RENEWALS
 from ssl_cert_server.service.budget.buckets import LimitKind, folder
 from ssl_cert_server.storage.base import Storage
 
-RENEWAL = "renewal"
-"""The queue of renewals: storage keys of certificates, when each is due, and its notAfter as rank."""
-
-QUEUES = (RENEWAL,)
+QUEUES = (RENEWALS, QUESTIONS, PARKED)
 
 ACCOUNT_KEY = "acme_account+key"
 _ACCOUNTS = "_accounts"
@@ -26,7 +24,6 @@ _FOLDERS = (
     "_challenges/http-01",
     "_challenges/tls-alpn-01",
     "_challenges/dns-01",
-    "_notices",
 )
 _ON_DEMAND = "on_demand"
 _CERTIFICATES = frozenset({"_issued", "_state"})

@@ -1,23 +1,19 @@
-"""What a stored certificate is, and when its renewal is due: shared by checking and by mending the index."""
+"""What a stored certificate is: shared by checking and by mending the queue of renewals."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 
-from ssl_cert_server.clock import Clock
 from ssl_cert_server.config.schema import Config
-from ssl_cert_server.errors import InvalidName, NotOpened
+from ssl_cert_server.errors import InvalidName
 from ssl_cert_server.model import Certificate
 from ssl_cert_server.pki.names import normalize_identifier
 from ssl_cert_server.pki.x509 import check_covers, parse_certificate
-from ssl_cert_server.renewal.schedule import advised_at, renew_at
 from ssl_cert_server.service.policy import Policy
-from ssl_cert_server.service.records import load_record
-from ssl_cert_server.service.state import load_state
-from ssl_cert_server.storage.base import Due, Storage
 
-_DAY = 86_400.0
+EXPECTED_WITHIN = 3600.0
+"""Seconds: a renewal that is due sooner may be of a certificate that is only being issued."""
+
 _RSA_SUFFIX = "+rsa"
 
 
@@ -27,7 +23,6 @@ class Rules:
 
     policy: Policy
     others: frozenset[str]
-    renew_before: float | None
 
     @classmethod
     def of(cls, config: Config, policy: Policy) -> Rules:
@@ -35,8 +30,7 @@ class Rules:
         others = {rule.cert_key for rule in config.managed}
         if config.self_signed.enable:
             others.add(config.self_signed.cert_key)
-        days = config.lets_encrypt.renew_before
-        return cls(policy, frozenset(others), days * _DAY if days is not None else None)
+        return cls(policy, frozenset(others))
 
 
 def parse_stored(key: str, stored: bytes, rules: Rules) -> Certificate:
@@ -50,23 +44,6 @@ def parse_stored(key: str, stored: bytes, rules: Rules) -> Certificate:
     if name:
         check_covers(certificate, name)
     return certificate
-
-
-async def due_of(storage: Storage, key: str, certificate: Certificate, rules: Rules, clock: Clock) -> Due:
-    """Say when a CA's certificate is renewed: as its CA advised, or by its lifetime, and not while backing off.
-
-    :raises StorageError: what is known of it can't be read.
-    """
-    not_before, not_after = certificate.not_before, certificate.not_after
-    at = renew_at(not_before, not_after, clock.random(), rules.renew_before)
-    with suppress(NotOpened):  # better early than never
-        record = await load_record(storage, key, certificate.fingerprint)
-        if record.renew_at:
-            at = advised_at(record.renew_at, not_before, not_after)
-        if at <= clock.now():
-            state = await load_state(storage, key)
-            at = max(at, state.retry_at) if state.failed_at <= clock.now() else at
-    return Due(key, at, not_after)
 
 
 def _name_of(key: str) -> str:

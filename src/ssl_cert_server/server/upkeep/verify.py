@@ -10,8 +10,9 @@ from ssl_cert_server.acme.jose import AccountKey
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import InvalidCertificate, NotOpened, StorageError
 from ssl_cert_server.pki.x509 import check_not_expired
-from ssl_cert_server.server.upkeep.kept import ACCOUNT_KEY, RENEWAL, Kept
-from ssl_cert_server.server.upkeep.stored import Rules, parse_stored
+from ssl_cert_server.renewal.plan import PARKED, RENEWALS
+from ssl_cert_server.server.upkeep.kept import ACCOUNT_KEY, Kept
+from ssl_cert_server.server.upkeep.stored import EXPECTED_WITHIN, Rules, parse_stored
 from ssl_cert_server.server.upkeep.streams import side_by_side
 from ssl_cert_server.storage.base import Due, Storage
 
@@ -42,7 +43,7 @@ class Verification:
         """
         for folder in await self.kept.folders(self.storage):
             await side_by_side(self.storage.list(folder), self._check)
-        await side_by_side(self.storage.list_due(RENEWAL), self._check_entry)
+        await side_by_side(self.storage.list_due(RENEWALS), self._check_entry)
 
     async def _check(self, key: str) -> None:
         self.step()
@@ -68,12 +69,19 @@ class Verification:
         if subject is None and "/" not in key and key not in self.rules.others:
             return  # of a name that is not permitted any more: nobody is served it, so it may expire
         check_not_expired(certificate, self.clock.now())
-        if subject is not None and await self.storage.scheduled(RENEWAL, key) is None:
+        if subject is not None and not await self._is_planned(key):
             self._found(f"{key}: nothing has it renewed; {_REMEDY} mends that")
+
+    async def _is_planned(self, key: str) -> bool:
+        for queue in (RENEWALS, PARKED):
+            if await self.storage.scheduled(queue, key) is not None:
+                return True
+        return False
 
     async def _check_entry(self, entry: Due) -> None:
         async with self._told():
-            if await self.storage.get(entry.key) is None:
+            later = entry.at > self.clock.now() + EXPECTED_WITHIN
+            if later and await self.storage.get(entry.key) is None:
                 self._found(f"{entry.key}: to be renewed, but not stored; {_REMEDY} takes it out")
 
     @asynccontextmanager

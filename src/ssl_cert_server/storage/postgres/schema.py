@@ -75,6 +75,8 @@ CREATE TABLE due (
     ready boolean NOT NULL DEFAULT false,
     PRIMARY KEY (queue, key)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05);
+-- A row says that the index knows of everything stored.
+CREATE TABLE due_complete (one boolean PRIMARY KEY CHECK (one));
 CREATE INDEX due_by_time ON due (queue, ready, at);
 CREATE INDEX due_by_rank ON due (queue, rank) WHERE ready;
 

@@ -44,8 +44,9 @@ async def fill(storage: Storage) -> None:
     await storage.put(Scope(LimitKind.NEW_ORDERS, "x").key("on_demand"), b"{}")
     for folder in ("http-01", "tls-alpn-01", "dns-01"):
         await storage.put(f"_challenges/{folder}/x", b"{}")
-    await storage.put("_notices/x", b"{}")
     await storage.schedule("renewal", [Due(name, START + 60 * 86_400, START + 90 * 86_400) for name in NAMES[:2]])
+    await storage.schedule("advice", [Due(name, START + 3600) for name in NAMES[:2]])
+    await storage.schedule("parked", [Due("192.0.2.1", 0.0, START)])
 
 
 def everything(storage: MemoryStorage) -> dict[str, bytes]:

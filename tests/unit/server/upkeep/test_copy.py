@@ -7,7 +7,7 @@ import pytest
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.server.upkeep.copy import StorageCopy
-from ssl_cert_server.server.upkeep.kept import Kept
+from ssl_cert_server.server.upkeep.kept import QUEUES, Kept
 from ssl_cert_server.storage.base import Due
 from ssl_cert_server.storage.memory import MemoryStorage
 from ssl_cert_server.storage.seal import Sealer, SealKey
@@ -46,7 +46,8 @@ def copies(config: Config, storage: FaultyStorage, target: FaultyStorage, lines:
 
 
 async def due(storage: MemoryStorage) -> set[Due]:
-    return {entry async for entry in storage.list_due("renewal")}
+    """Give the entries of all queues."""
+    return {entry for queue in QUEUES async for entry in storage.list_due(queue)}
 
 
 async def test_everything_is_copied(copies: Copies, storage: FaultyStorage, target: FaultyStorage) -> None:
@@ -57,7 +58,21 @@ async def test_everything_is_copied(copies: Copies, storage: FaultyStorage, targ
     assert await due(target) == await due(storage)
     assert (counts.copied, copies.steps) == (len(everything(storage)),) * 2
     assert counts.complete
-    assert counts.scheduled == 2
+    assert counts.scheduled == 5
+
+
+@pytest.mark.parametrize("complete", [True, False])
+async def test_whether_the_index_is_complete_is_copied_into_empty_storage(
+    copies: Copies, storage: FaultyStorage, target: FaultyStorage, *, complete: bool
+) -> None:
+    if complete:
+        await storage.mark_index_complete()
+    await copies.of().run()
+    assert not await target.index_complete(), "of one that may hold something nobody knows"
+    copy = copies.of()
+    await copy.check_empty()
+    await copy.run()
+    assert await target.index_complete() == complete
 
 
 async def test_into_sealed_storage_and_what_is_the_same_is_seen_there(
@@ -117,7 +132,7 @@ async def test_what_differs_is_replaced_where_that_is_wanted(
     assert await due(target) == await due(storage)
 
 
-@pytest.mark.parametrize("key", ["a.example", "_state/a.example", "_notices/x"])
+@pytest.mark.parametrize("key", ["a.example", "_state/a.example", "_challenges/dns-01/x"])
 async def test_a_target_that_holds_anything_is_refused(copies: Copies, target: FaultyStorage, key: str) -> None:
     await target.put(key, b"x")
     with pytest.raises(StorageError, match=rf"isn't empty: {key} is there. --resume .* --overwrite"):

@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 
 from ssl_cert_server.config.load import parse_config
+from ssl_cert_server.config.schema import Config
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.pki.x509 import parse_certificate
 from ssl_cert_server.renewal.schedule import advised_at, renew_at
-from ssl_cert_server.server.compose import policy_rules
-from ssl_cert_server.server.upkeep.index import IndexRebuild
+from ssl_cert_server.server.compose import renewal_plan
+from ssl_cert_server.server.upkeep.index import QueueRebuild
 from ssl_cert_server.server.upkeep.stored import Rules
-from ssl_cert_server.service.policy import Policy
 from ssl_cert_server.service.records import IssuedRecord, save_record
-from ssl_cert_server.service.state import NameState, save_state
 from ssl_cert_server.storage.base import Due, Storage
 from ssl_cert_server.storage.seal import Sealer, SealKey
 from ssl_cert_server.storage.sealed import SealedStorage
@@ -24,15 +23,15 @@ from tests.unit.server.upkeep.support import CONFIG, fill
 
 KEY = SealKey(bytes(32))
 FROM, UNTIL = START - DAY, START + 90 * DAY
-DUE_PAIR = make_pair(["due.example"], start=START - 89 * DAY, end=START + DAY)
 
 
 class Rebuild:
     def __init__(self, rules: Rules, clock: ManualClock, lines: list[str]) -> None:
         self._rules, self._clock, self._lines = rules, clock, lines
 
-    async def __call__(self, storage: Storage, rules: Rules | None = None) -> IndexRebuild:
-        work = IndexRebuild(storage, rules or self._rules, self._clock, self._lines.append, lambda: None)
+    async def __call__(self, storage: Storage, config: Config | None = None) -> QueueRebuild:
+        plan = renewal_plan(config or Config(), storage, self._clock)
+        work = QueueRebuild(storage, plan, self._rules, self._clock, self._lines.append, lambda: None)
         await work.run()
         return work
 
@@ -57,6 +56,7 @@ async def test_every_permitted_certificate_is_scheduled_and_nothing_else(
 ) -> None:
     await fill(storage)
     await storage.unschedule("renewal", ["a.example", "b.example"])
+    await storage.unschedule("parked", ["192.0.2.1"])
     await stored(storage, "not.permitted")
     done = await rebuild(storage)
     at = renew_at(FROM, UNTIL, clock.chance)
@@ -94,21 +94,43 @@ async def test_what_its_ca_advised_counts(rebuild: Rebuild, storage: FaultyStora
 async def test_renew_before_counts(rebuild: Rebuild, storage: FaultyStorage) -> None:
     config = parse_config(f"{CONFIG}\nlets_encrypt: {{renew_before: 10}}", "c")
     await stored(storage, "a.example")
-    await rebuild(storage, Rules.of(config, Policy(policy_rules(config))))
+    await rebuild(storage, config)
     assert (await entries(storage))["a.example"].at == UNTIL - 9.5 * DAY
 
 
-@pytest.mark.parametrize(("failed_at", "waits"), [(START - 60, True), (START + 60, False)])
-async def test_a_name_that_backs_off_is_due_after_that(
-    rebuild: Rebuild, storage: FaultyStorage, failed_at: float, waits: bool
-) -> None:
-    await stored(storage, "due.example", DUE_PAIR)
-    lease = await storage.acquire("x", 30)
-    assert lease is not None
-    await save_state(storage, "due.example", NameState(1, failed_at, START + 600), lease)
+async def test_a_new_certificate_rests(rebuild: Rebuild, storage: FaultyStorage) -> None:
+    pair = make_pair(["due.example"], start=START - 89 * DAY, end=START + DAY)
+    fingerprint = await stored(storage, "due.example", pair)
+    await save_record(storage, "due.example", IssuedRecord(fingerprint, rests_until=START + 600))
     await rebuild(storage)
-    at = (await entries(storage))["due.example"].at
-    assert (at == START + 600) if waits else (at < START)
+    assert (await entries(storage))["due.example"].at == START + 600
+
+
+async def test_what_is_parked_stays_so_and_what_is_being_issued_is_still_expected(
+    rebuild: Rebuild, storage: FaultyStorage
+) -> None:
+    await stored(storage, "parked.example")
+    await storage.schedule("parked", [Due(key, 0.0, UNTIL) for key in ("parked.example", "gone.example")])
+    await storage.schedule("renewal", [Due("new.example", START + 3600), Due("old.example", START + DAY)])
+    assert (await rebuild(storage)).removed == 2
+    assert set(await entries(storage)) == {"new.example"}
+    assert [entry.key async for entry in storage.list_due("parked")] == ["parked.example"]
+
+
+async def test_cas_are_asked_for_advice_within_the_hour_where_nobody_would_ask(
+    rebuild: Rebuild, storage: FaultyStorage
+) -> None:
+    for name in ("a.example", "b.example"):
+        await stored(storage, name)
+    await storage.schedule("advice", [Due("a.example", START + DAY)])
+    await rebuild(storage)
+    found = {entry.key: entry.at async for entry in storage.list_due("advice")}
+    assert found == {"a.example": START + DAY, "b.example": START + 1800}
+
+
+async def test_the_index_is_complete_then(rebuild: Rebuild, storage: FaultyStorage) -> None:
+    await rebuild(storage)
+    assert await storage.index_complete()
 
 
 async def test_what_expired_lately_is_renewed_and_what_expired_long_ago_is_not(

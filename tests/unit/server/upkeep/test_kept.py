@@ -76,7 +76,6 @@ async def test_the_cas_of_both_configurations_count(storage: FaultyStorage, conf
         ("_challenges/dns-01/1", "dns-01/1"),
         ("_challenges/tls-alpn-01/a.example", "tls-alpn-01/a.example"),
         ("_local_ca/root", "local_ca/root"),
-        ("_notices/1", "notices/1"),
     ],
 )
 def test_each_value_has_the_lease_that_it_is_written_under(config: Config, key: str, lease: str) -> None:

@@ -107,6 +107,17 @@ async def test_a_certificate_that_nothing_renews(verify: Verify, storage: Faulty
     assert await verify(storage) == []
 
 
+async def test_one_that_is_parked_is_renewed_some_time(verify: Verify, storage: FaultyStorage) -> None:
+    await storage.put("a.example", make_pair(["a.example"]).stored)
+    await storage.schedule("parked", [Due("a.example", 0.0)])
+    assert await verify(storage) == []
+
+
+async def test_a_certificate_that_is_only_being_issued_is_expected(verify: Verify, storage: FaultyStorage) -> None:
+    await storage.schedule("renewal", [Due("new.example", START + 3600)])
+    assert await verify(storage) == []
+
+
 async def test_a_renewal_of_nothing(verify: Verify, storage: FaultyStorage) -> None:
     await scheduled(storage, "gone.example")
     assert await verify(storage) == [f"gone.example: to be renewed, but not stored; {REBUILD} takes it out"]
