@@ -53,13 +53,14 @@ def make_pair(
     key: Key | None = None,
     signer: Pair | None = None,
     extensions: Sequence[x509.ExtensionType] = (),
+    subject: str = "test",
 ) -> Pair:
     """A certificate for ``names``, valid from ``start`` to ``end`` (Unix seconds), signed by itself or ``signer``."""
     own_key = key or ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    own_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
     builder = x509.CertificateBuilder(
-        issuer_name=signer.certificate.subject if signer else subject,
-        subject_name=subject,
+        issuer_name=signer.certificate.subject if signer else own_name,
+        subject_name=own_name,
         public_key=own_key.public_key(),
         serial_number=x509.random_serial_number(),
         not_valid_before=datetime.datetime.fromtimestamp(start, datetime.UTC),

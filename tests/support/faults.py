@@ -136,13 +136,14 @@ def rate_limited(seconds: int) -> Fault:
     return fault
 
 
-def tripwire(callback: Callable[[], None], *, forwarding: bool) -> Fault:
-    """Call back, from a thread, before or after the CA saw the request; the answer goes astray either way."""
+def tripwire(callback: Callable[[], None], *, forwarding: bool, answering: bool = False) -> Fault:
+    """Call back, from a thread, before or after the CA saw the request; then give its answer, or have it go astray."""
 
     async def fault(exchange: Exchange) -> None:
-        if forwarding:
-            await exchange.forward()
+        answer = await exchange.forward() if forwarding else None
         await asyncio.to_thread(callback)
+        if answering and answer is not None:
+            await exchange.send(answer)
 
     fault.__name__ = "tripwire"
     return fault

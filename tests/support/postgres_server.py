@@ -35,12 +35,13 @@ log_min_messages = warning
 class PostgresServer:
     """A cluster with one superuser, who has a password; a context manager.
 
+    With ``follows`` it is a standby of another one, called ``standby`` there. ``largest_file`` is in bytes.
     PostgreSQL refuses to run as root: there it runs as the user ``postgres``, whom Debian's package brings.
     """
 
-    def __init__(self, *, config: str = "") -> None:
+    def __init__(self, *, follows: PostgresServer | None = None, largest_file: int | None = None) -> None:
         self.port = free_port()
-        self.password = secrets.token_urlsafe(24)
+        self.password: str = follows.password if follows else secrets.token_urlsafe(24)
         # Not in pytest's folders: those are root's alone, and a socket's path may have 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         self.data = self.folder / "data"
@@ -49,8 +50,13 @@ class PostgresServer:
         if os.geteuid() == 0:
             owner = pwd.getpwnam(_USER)
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
-        self._initialise(_CONFIG.format(port=self.port, folder=self.folder) + config)
-        self._process = Process(self._as_user(_program("postgres"), "-D", self.data), self.folder / "log")
+        self._paused: list[int] = []
+        self._make(follows)
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write(_CONFIG.format(port=self.port, folder=self.folder))
+        limit = [] if largest_file is None else ["prlimit", f"--fsize={largest_file}"]
+        argv = self._as_user(*limit, _program("postgres"), "-D", self.data)
+        self._process = Process(argv, self.folder / "log")
 
     def __enter__(self) -> Self:
         try:
@@ -119,6 +125,13 @@ class PostgresServer:
             cursor = connection.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
 
+    def configure(self, name: LiteralString, value: str) -> None:
+        """Set a parameter that needs no restart."""
+        setting = psycopg.sql.SQL("ALTER SYSTEM SET {} = {}").format(psycopg.sql.Identifier(name), value)
+        with psycopg.connect(self.dsn(options="-c default_transaction_read_only=off"), autocommit=True) as connection:
+            connection.execute(setting)
+            connection.execute("SELECT pg_reload_conf()")
+
     def new_schema(self) -> str:
         """A schema's name that nobody has used yet."""
         return f"test_{next(self._numbers)}"
@@ -139,27 +152,19 @@ class PostgresServer:
         children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text()
         return [postmaster, *map(int, children.split())]
 
-    def _initialise(self, config: str) -> None:
+    def _make(self, follows: PostgresServer | None) -> None:
         password = self.folder / "password"
         password.write_text(self.password)
         password.chmod(0o644)
-        initdb: list[str | Path] = [
-            _program("initdb"),
-            "-D",
-            self.data,
-            "-U",
-            self._user,
-            "-A",
-            "scram-sha-256",
-            f"--pwfile={password}",
-        ]
-        argv = self._as_user(*initdb, "-E", "UTF8", "--locale=C", "--no-sync")
-        made = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=self.folder)
+        argv: list[str | Path] = [_program("initdb"), "-D", self.data, "-U", self._user, f"--pwfile={password}"]
+        argv += ["-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync"]
+        if follows is not None:
+            source = follows.dsn(application_name="standby")
+            argv = [_program("pg_basebackup"), "-D", self.data, "-d", source, "-R", "-c", "fast", "--no-sync"]
+        made = subprocess.run(self._as_user(*argv), capture_output=True, text=True, check=False, cwd=self.folder)
         password.unlink()
         if made.returncode:
-            raise RuntimeError(f"initdb: {made.stdout}{made.stderr}")
-        with (self.data / "postgresql.conf").open("a") as file:
-            file.write(config)
+            raise RuntimeError(f"{argv[0]}: {made.stdout}{made.stderr}")
 
     def _as_user(self, *argv: str | Path) -> list[str | Path]:
         if os.geteuid() != 0:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -158,9 +157,8 @@ class DirectoryStorage:
             _log.warning("storage.close_given_up", directory=str(self._root), seconds=_CLOSING)
 
     def _let_go(self) -> None:
-        end = time.monotonic() + _CLOSING
-        self._threads.join(end - time.monotonic())
-        self._index.close(end - time.monotonic())
+        self._threads.join()
+        self._index.close()
         self._leases.close()
 
     def _path(self, key: str) -> Path:

@@ -35,6 +35,7 @@ _SQLITE_REMEDIES = {
     sqlite3.SQLITE_PERM: _REFUSED,
     sqlite3.SQLITE_BUSY: "another process keeps it locked: look for an instance that is stopped or hangs",
     sqlite3.SQLITE_CANTOPEN: f"{_REFUSED}; look at the limit of open files, too (ulimit -n)",
+    sqlite3.SQLITE_IOERR_SHMSIZE: f"it may be full: {_FULL}",
     sqlite3.SQLITE_IOERR: f"{_FAULTY}, or a limit on the size of files is in the way (ulimit -f)",
 }
 
@@ -50,14 +51,19 @@ def translated(path: Path, action: str) -> Iterator[None]:
         reason = error.strerror or str(error)
         raise StorageError(_words(f"{action} {path}{inside}", reason, _REMEDIES.get(error.errno or 0))) from error
     except sqlite3.Error as error:
-        raise StorageError(_words(f"{action} {path}", str(error), _SQLITE_REMEDIES.get(primary_code(error)))) from error
+        remedy = _SQLITE_REMEDIES.get(_code(error)) or _SQLITE_REMEDIES.get(primary_code(error))
+        raise StorageError(_words(f"{action} {path}", str(error), remedy)) from error
     except (UnicodeError, OverflowError) as error:
         raise StorageError(f"can't {action} {path}: {type(error).__name__}") from error
 
 
 def primary_code(error: sqlite3.Error) -> int:
     """Give SQLite's own code, without what is only a detail of it; 0 where Python itself complains."""
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+    return _code(error) & 0xFF
+
+
+def _code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0))
 
 
 def replaced(path: Path) -> OSError:

@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 _WRITTEN_AT_ONCE = 10_000
 _LISTED_AT_ONCE = 1000
-_LOOK_EVERY = 0.25
+_LOOK_EVERY = 0.4
 
 
 class DirectoryIndex:
@@ -121,15 +121,13 @@ class DirectoryIndex:
             threads.close()
         news.tell(self._root)
 
-    def close(self, seconds: float) -> bool:
-        """Close the files, unless a thread hangs for longer; blocks."""
+    def close(self) -> None:
+        """Close the files, once nothing is done with them any more; blocks."""
         both = (self._reading, self._writing)
         for threads, _ in both:
-            if not threads.join(seconds):
-                return False
+            threads.join()
         for _, file in both:
             file.close()
-        return True
 
     async def _read(self, action: str, work: Callable[[sqlite3.Connection], _T]) -> _T:
         threads, file = self._reading

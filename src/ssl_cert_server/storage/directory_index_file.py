@@ -31,11 +31,14 @@ NAME = ".index.sqlite"
 BUSY = 10.0
 """Seconds that one instance waits while another writes."""
 
+_BROKEN = f"{NAME}.broken-"
 _BROKEN_KEPT = 3
 _NEVER_OPENED = (0, 0)
+_SECTOR = 512
 _USELESS = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _SETTINGS = """
 PRAGMA cache_size = -8000;
+PRAGMA wal_autocheckpoint = 4000;
 PRAGMA journal_size_limit = 16777216;
 PRAGMA mmap_size = 0;
 PRAGMA trusted_schema = OFF;
@@ -112,7 +115,7 @@ class IndexFile:
             if primary_code(error) in _USELESS:
                 with self._exclusively():
                     if self._is_current():
-                        self._set_aside(str(error))
+                        self._replace(str(error))
             if not self._is_current():
                 raise _Useless(str(error)) from error
             raise
@@ -129,14 +132,13 @@ class IndexFile:
             try:
                 self._connection = self._open()
             except _Useless as useless:
-                self._set_aside(str(useless))
-                self._make()
+                self._replace(str(useless))
                 self._connection = self._open()
             self._identity = identity(self.path)
         return self._connection
 
     def _open(self) -> sqlite3.Connection:
-        self._check_access()
+        self._check_files()
         connection = connect(self.path)
         try:
             connection.executescript(_SETTINGS)
@@ -149,15 +151,18 @@ class IndexFile:
             raise
         return connection
 
-    def _check_access(self) -> None:
+    def _check_files(self) -> None:
         if self.path.is_symlink() or not self.path.is_file():
             raise _Useless("not a file")
         for path in self._files(self.path):
             if path.exists() and not os.access(path, os.R_OK | os.W_OK) and os.access(self._root, os.W_OK):
                 raise _Useless(f"{path.name} can't be read and written by the server's user")
+        if self.path.stat().st_size % _SECTOR and not self._files(self.path)[1].exists():
+            raise _Useless("it was cut short")
 
     def _make(self) -> None:
         """Make an empty one, complete with its tables, and put it in its place."""
+        self._place.check()
         new = self._root / f".tmp-index-{uuid.uuid4().hex}"
         os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
@@ -176,23 +181,24 @@ class IndexFile:
             raise
         sync_folder(self._root)
 
-    def _set_aside(self, reason: str) -> None:
+    def _replace(self, reason: str) -> None:
         """Keep what is of no use for a look at it. The file itself goes first: without its log it would look sound."""
-        stamp = int(self._clock.now())
-        while os.path.lexists(aside := self._root / f"{NAME}.broken-{stamp}"):
-            stamp += 1
+        kept = self._set_aside_before()
+        stamp = max([int(self._clock.now()), *(number + 1 for number, _ in kept)])
+        aside = self._root / f"{_BROKEN}{stamp}"
         for old, new in zip(self._files(self.path), self._files(aside), strict=True):
             with suppress(FileNotFoundError):
                 old.rename(new)
         _log.error("storage.index_lost", path=str(self.path), reason=reason, kept_as=aside.name)
-        self._forget_oldest()
-
-    def _forget_oldest(self) -> None:
-        numbered = [(int(path.name.rpartition("-")[2]), path) for path in self._root.glob(f"{NAME}.broken-*[0-9]")]
-        for _, path in sorted(numbered)[:-_BROKEN_KEPT]:
+        for _, path in kept[: -(_BROKEN_KEPT - 1)]:
             for file in self._files(path):
                 with suppress(OSError):  # it is in nobody's way
                     file.unlink(missing_ok=True)
+        self._make()
+
+    def _set_aside_before(self) -> list[tuple[int, Path]]:
+        names = (path.name.removeprefix(_BROKEN) for path in self._root.glob(f"{_BROKEN}*"))
+        return sorted((int(name), self._root / f"{_BROKEN}{name}") for name in names if name.isdecimal())
 
     def _is_current(self) -> bool:
         try:
@@ -206,7 +212,11 @@ class IndexFile:
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
-        descriptor = lock_file(self._root / ".index.lock", block=True)
+        lock = self._root / ".index.lock"
+        try:
+            descriptor = lock_file(lock, block=True)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror} ({lock})") from error
         try:
             yield
         finally:

@@ -17,8 +17,11 @@ from ssl_cert_server.storage.base import CHANGES_KEPT, Changes, Due
 APPLICATION = 0x53434901
 """SQLite's ``application_id`` of our index; its last digits are the version of the tables."""
 
-MOVED = 10_000
-"""Entries that one claim marks as ready at most; where more come up at once, the longest due are considered first."""
+MOVED = 5000
+"""Entries that one claim marks as ready at most, or twenty times its limit where that is more.
+
+Where more than that come up at once, the longest due are considered first, and the rest in the claims that follow.
+"""
 
 _LOOKED_AT = 200
 
@@ -110,7 +113,7 @@ def next_due(connection: sqlite3.Connection, queue: str) -> float | None:
 
 def claim(connection: sqlite3.Connection, queue: str, *, now: float, limit: int, until: float) -> list[Due]:
     """Give what is due, the lowest rank first, and have it come up again ``until`` then."""
-    _move_ready(connection, queue, now)
+    _move_ready(connection, queue, now, max(MOVED, 20 * limit))
     taken: list[tuple[int, Due]] = []
     for _ in range(MOVED // _LOOKED_AT):
         wanted = max(0, limit - len(taken))
@@ -147,11 +150,11 @@ def changes(connection: sqlite3.Connection, cursor: str) -> Changes:
     return Changes(present, tuple(dict.fromkeys(key for (key,) in rows)))
 
 
-def _move_ready(connection: sqlite3.Connection, queue: str, now: float) -> None:
+def _move_ready(connection: sqlite3.Connection, queue: str, now: float, limit: int) -> None:
     connection.execute(
         "UPDATE due SET ready = 1 WHERE id IN"
         " (SELECT id FROM due WHERE queue = ? AND ready = 0 AND at <= ? ORDER BY at LIMIT ?)",
-        (queue, now, MOVED),
+        (queue, now, limit),
     )
 
 

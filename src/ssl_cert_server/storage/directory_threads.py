@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -19,6 +18,8 @@ _T = TypeVar("_T")
 
 DEADLINE = 30.0
 """Seconds that one call may take."""
+
+_CLOSED = "the storage is closed"
 
 
 class Closed(Exception):
@@ -73,7 +74,7 @@ class Threads:
     async def run(self, path: Path, action: str, work: Callable[[], _T], call: Call | None = None) -> _T:
         """Have a thread do the work.
 
-        :raises StorageError: it failed, naming ``action`` and ``path``, or took more than :data:`DEADLINE`.
+        :raises StorageError: it failed, or took more than :data:`DEADLINE`; it names ``action`` and ``path``.
         """
 
         def done() -> _T:
@@ -95,7 +96,7 @@ class Threads:
         """:raises Closed: no work is taken any more."""
         with self._guard:
             if self._closed:
-                raise Closed("the storage is closed")
+                raise Closed(_CLOSED)
             future: Future[_T] = Future()
             self._jobs.put((future, work))
             if not self._idle.acquire(blocking=False) and len(self._threads) < self._number:
@@ -110,16 +111,15 @@ class Threads:
             self._closed = True
             with suppress(queue.Empty):
                 while job := self._jobs.get_nowait():
-                    job[0].cancel()
+                    if job[0].set_running_or_notify_cancel():
+                        job[0].set_exception(Closed(_CLOSED))
             for _ in self._threads:
                 self._jobs.put(None)
 
-    def join(self, seconds: float) -> bool:
-        """Wait until all that had begun is done, and tell whether it is."""
-        end = time.monotonic() + seconds
+    def join(self) -> None:
+        """Wait until all that had begun is done; blocks, for ever where a thread hangs."""
         for thread in self._threads:
-            thread.join(max(0.0, end - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+            thread.join()
 
     def _work(self) -> None:
         while job := self._jobs.get():

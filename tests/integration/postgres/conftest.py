@@ -53,6 +53,21 @@ def server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
+def own_server() -> Iterator[PostgresServer]:
+    """A server that the test may stop and kill."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def own(own_server: PostgresServer) -> AsyncIterator[PostgresBackend]:
+    """A schema in it."""
+    backend = PostgresBackend(own_server)
+    yield backend
+    await backend.close()
+
+
+@pytest.fixture
 async def backend(server: PostgresServer) -> AsyncIterator[PostgresBackend]:
     backend = PostgresBackend(server)
     yield backend

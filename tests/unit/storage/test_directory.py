@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
@@ -201,6 +202,19 @@ async def test_stale_temporary_files_go_at_open_and_fresh_ones_stay(root: Path, 
     assert left_over(root) == [fresh]
 
 
+async def test_those_of_an_instance_that_is_alive_stay_however_old_they_look(
+    storage: DirectoryStorage, root: Path, clock: ManualClock
+) -> None:
+    """A clock that was set forward makes every file look old."""
+    temporary = storage._files.write_temporary(b"half a")
+    os.utime(temporary, (0, 0))
+    await DirectoryStorage(root, clock).close()
+    assert left_over(root) == [temporary]
+    await storage.close()
+    await DirectoryStorage(root, clock).close()
+    assert left_over(root) == []
+
+
 @pytest.mark.parametrize("call", ["fsync", "open"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EACCES])
 async def test_a_write_that_fails_leaves_the_old_value_and_nothing_else(
@@ -261,6 +275,16 @@ async def test_checking_for_writability_leaves_nothing(storage: DirectoryStorage
 
 
 # --- what can't be read or opened
+
+
+@pytest.mark.parametrize("content", [b"", b"-----BEGIN", os.urandom(5000)], ids=["empty", "cut short", "corrupt"])
+async def test_a_broken_file_is_given_as_it_is_and_replaced_whole(
+    storage: DirectoryStorage, root: Path, content: bytes
+) -> None:
+    (root / "a.example").write_bytes(content)
+    assert await storage.get("a.example") == content
+    await storage.put("a.example", b"good")
+    assert await storage.get("a.example") == b"good"
 
 
 async def test_a_key_that_is_a_directory_is_told(storage: DirectoryStorage, root: Path) -> None:
@@ -403,6 +427,19 @@ async def test_after_close_every_call_is_refused_and_closing_again_does_nothing(
 
 
 # --- leases
+
+
+async def test_what_somebody_removed_of_a_running_instances_leases_is_put_back(
+    storage: DirectoryStorage, root: Path, clock: ManualClock
+) -> None:
+    lost = await taken(storage)
+    shutil.rmtree(root / "_leases")
+    held = await taken(storage)
+    assert held.token > lost.token
+    peer = DirectoryStorage(root, clock)
+    assert await peer.acquire("work", 30) is None, "its holder is known to be alive"
+    await storage.put("key", b"value", lease=held)
+    await peer.close()
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ class PostgresStorage:
     async def scheduled(self, queue: str, key: str) -> Due | None:
         return await self._due.scheduled(queue, key)
 
-    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> builtins.list[Due]:
+    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> Sequence[Due]:
         return await self._due.claim(queue, now, limit, seconds)
 
     async def next_due(self, queue: str) -> float | None:
@@ -78,6 +78,12 @@ class PostgresStorage:
 
     def list_due(self, queue: str) -> AsyncIterator[Due]:
         return self._due.list(queue)
+
+    async def index_complete(self) -> bool:
+        return await self._due.is_complete()
+
+    async def mark_index_complete(self) -> None:
+        await self._due.mark_complete()
 
     async def announce(self, keys: Sequence[str]) -> None:
         await self._changes.announce(keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import select
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -19,6 +20,9 @@ from ssl_cert_server.storage.postgres.settings import PostgresSettings
 from ssl_cert_server.storage.postgres.translate import NotReplicated, reason, translated
 
 Row = tuple[Any, ...]
+
+# Whoever asked for a connection is told why there is none; these would say it again for every attempt.
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 GRACE = 2.0
 """Seconds that a call may take beyond its deadline, for taking back on the server what it asked for."""

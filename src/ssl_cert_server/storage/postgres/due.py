@@ -39,13 +39,15 @@ RETURNING taken.key, taken.at, taken.rank
 """
 _NEXT = """
 SELECT least(
-    (SELECT min(at) FROM due WHERE queue = %(queue)s AND NOT ready),
-    (SELECT min(at) FROM due WHERE queue = %(queue)s AND ready)
+    (SELECT at FROM due WHERE queue = %(queue)s AND NOT ready ORDER BY at LIMIT 1),
+    (SELECT at FROM due WHERE queue = %(queue)s AND ready ORDER BY at LIMIT 1)
 )
 """
 _LIST = """
 SELECT key, at, rank FROM due WHERE queue = %(queue)s AND key > %(after)s ORDER BY key LIMIT %(most)s
 """
+_IS_COMPLETE = "SELECT EXISTS (SELECT FROM due_complete)"
+_MARK_COMPLETE = "INSERT INTO due_complete VALUES (true) ON CONFLICT DO NOTHING"
 _BATCH = 2000
 
 
@@ -98,6 +100,13 @@ class DueIndex:
         at: float | None
         ((at,),) = await self._connections.fetch(f"look into {queue}", _NEXT, {"queue": queue})
         return at
+
+    async def is_complete(self) -> bool:
+        ((complete,),) = await self._connections.fetch("look into the due index", _IS_COMPLETE, {})
+        return bool(complete)
+
+    async def mark_complete(self) -> None:
+        await self._connections.fetch("mark the due index as complete", _MARK_COMPLETE, {})
 
     async def list(self, queue: str) -> AsyncIterator[Due]:
         _check_queue(queue)

@@ -51,8 +51,9 @@ class PostgresSettings:
             }
         except psycopg.Error:
             raise StorageError("PostgreSQL's dsn is neither a postgresql:// URL nor a list of name=value") from None
-        if "@" in given.get("host", ""):
-            raise StorageError("PostgreSQL's dsn has an @ in the host: write one in a password as %40")
+        # Parts of a password, most likely, and what libpq says of them would show them.
+        if "@" in given.get("host", "") + given.get("dbname", "") or re.search("[^0-9,]", given.get("port", "")):
+            raise StorageError("PostgreSQL's dsn can't be taken apart: write @, / and : in a password as %40, %2F, %3A")
         if self.password is not None:
             given["password"] = self.password
         return given

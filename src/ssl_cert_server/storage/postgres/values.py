@@ -32,7 +32,7 @@ WITH held AS MATERIALIZED (
 ), gone AS (
     DELETE FROM kept USING held WHERE folder = %(folder)s AND kept.name = %(name)s AND in_time(%(by)s)
 )
-SELECT FROM held
+SELECT 1 FROM held
 """
 _LIST = """
 SELECT name FROM kept WHERE folder = %(folder)s AND name > %(after)s ORDER BY name LIMIT %(most)s

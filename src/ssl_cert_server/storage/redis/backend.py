@@ -34,7 +34,7 @@ class RedisStorage:
         self._client = Client(settings, clock, keys.touched)
         self._values = Values(self._client, keys, given_up)
         self._leases = Leases(self._client, keys, instance)
-        self._due = DueIndex(self._client, keys, given_up, settings.timeout)
+        self._due = DueIndex(self._client, keys, given_up, clock, settings.timeout)
         self._news = News(self._client, keys, clock)
         self._closed = False
 

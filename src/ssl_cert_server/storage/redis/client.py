@@ -13,7 +13,7 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.storage.redis.connection import RedisConnection, Reply, Word, exchange, make_connection
 from ssl_cert_server.storage.redis.discovery import ByCluster, BySentinels, Finder, Fixed
-from ssl_cert_server.storage.redis.failures import code_of, is_not_the_primary, translated
+from ssl_cert_server.storage.redis.failures import Refused, code_of, is_not_the_primary, message_of
 from ssl_cert_server.storage.redis.pool import Pool
 from ssl_cert_server.storage.redis.settings import Address, RedisSettings
 from ssl_cert_server.storage.redis.tls import TlsContexts
@@ -97,28 +97,35 @@ class Client:
         commands = [command, *(self._wait_for_replicas() if durable else [])]
         try:
             async with asyncio.timeout(self._settings.timeout + blocks):
-                replies = await self._attempts(commands, script, pool or self._pool)
+                replies, one_of_several = await self._attempts(commands, script, pool or self._pool)
         except TimeoutError:
             failure = StorageError(f"can't {what} in Redis at {self._where}: no answer in {self._settings.timeout:g} s")
         except (RedisError, OSError) as error:
-            failure = translated(what, self._where, error)
+            failure = StorageError(message_of(what, self._where, error))
         else:
-            return self._checked(what, replies)
+            return self._checked(what, replies, StorageError if one_of_several else Refused)
         raise failure
 
-    async def _attempts(self, commands: list[Sequence[Word]], script: Script | None, pool: Pool) -> list[Reply]:
-        """Try anew where the connection was lost, or led to a server that isn't the primary."""
+    async def _attempts(
+        self, commands: list[Sequence[Word]], script: Script | None, pool: Pool
+    ) -> tuple[list[Reply], bool]:
+        """Try anew where the connection was lost, or led to a server that isn't the primary.
+
+        Give the replies, and whether there was an attempt whose end is not known.
+        """
+        lost = False
         for pause in _PAUSES:
             try:
                 replies = await self._once(commands, script, pool)
                 if not any(isinstance(reply, RedisError) and is_not_the_primary(reply) for reply in replies):
-                    return replies
+                    return replies, lost
                 pool.forget()
             except NoConnection as error:
                 if code_of(error) or self._closed:
                     raise
+                lost = True
             await self._clock.sleep(pause * (0.5 + self._clock.random()))
-        return await self._once(commands, script, pool)
+        return await self._once(commands, script, pool), lost
 
     async def _once(self, commands: list[Sequence[Word]], script: Script | None, pool: Pool) -> list[Reply]:
         async with pool.connection() as connection:
@@ -132,13 +139,15 @@ class Client:
         if not wanted:
             return []
         # WAIT is about this connection's last write, and a call that changes nothing (as when it is tried again)
-        # writes nothing: hence one that always does.
-        return [("SET", self._touched, ""), ("WAIT", wanted, int(self._settings.timeout * 500))]
+        # writes nothing: hence one that always does. A script that must be sent again waits twice.
+        return [("SET", self._touched, ""), ("WAIT", wanted, int(self._settings.timeout * 400))]
 
-    def _checked(self, what: str, replies: list[Reply]) -> Reply:
-        for reply in replies:
+    def _checked(self, what: str, replies: list[Reply], refused: type[StorageError]) -> Reply:
+        if isinstance(replies[0], RedisError):
+            raise refused(message_of(what, self._where, replies[0]))
+        for reply in replies[1:]:
             if isinstance(reply, RedisError):
-                raise translated(what, self._where, reply)
+                raise StorageError(message_of(what, self._where, reply))
         if len(replies) > 1 and replies[-1] < self._settings.wait_replicas:
             raise StorageError(
                 f"can't {what} durably in Redis at {self._where}: only {replies[-1]} of {self._settings.wait_replicas} "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 
+from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.storage.base import Due, check_key
 from ssl_cert_server.storage.redis.client import Client, Script
@@ -13,6 +14,7 @@ from ssl_cert_server.storage.redis.given_up import GivenUp
 from ssl_cert_server.storage.redis.keys import Keys
 from ssl_cert_server.storage.redis.scripts import CLAIM, ENTRIES, ENTRY, NEXT, SCHEDULE, UNSCHEDULE
 
+_HISTORY = re.compile(rb"^master_replid:(\w+)", re.MULTILINE)
 _BATCH = 1000
 """Entries that one script handles, so that it keeps nobody waiting for more than some milliseconds."""
 
@@ -20,11 +22,13 @@ _BATCH = 1000
 class DueIndex:
     """Queues of one deployment."""
 
-    def __init__(self, client: Client, keys: Keys, given_up: GivenUp, timeout: float) -> None:
+    def __init__(self, client: Client, keys: Keys, given_up: GivenUp, clock: Clock, timeout: float) -> None:
         self._client = client
         self._keys = keys
         self._given_up = given_up
+        self._clock = clock
         self._timeout = timeout
+        self._history = b""
 
     async def schedule(self, queue: str, entries: Sequence[Due]) -> None:
         for entry in entries:
@@ -52,36 +56,46 @@ class DueIndex:
         return next(_entries(found), None)
 
     async def claim(self, queue: str, now: float, limit: int, seconds: float) -> list[Due]:
-        claimed: list[Due] = []
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._claim(queue, now, limit, seconds, claimed)
-        except (TimeoutError, StorageError) as error:
-            if claimed:
-                return claimed  # they are the caller's now, and wouldn't come up for a while
-            if isinstance(error, StorageError):
-                raise
-            raise StorageError(
-                f"can't claim in {queue}: too much came due at once to be put in order within {self._timeout:g} s; "
-                "the next attempt goes on from here"
-            ) from None
-        return claimed
-
-    async def _claim(self, queue: str, now: float, limit: int, seconds: float, claimed: list[Due]) -> None:
         names = self._keys.queue(queue)
+        claimed: list[Due] = []
+        end = self._clock.monotonic() + self._timeout
         while len(claimed) < limit:
             wanted = min(limit - len(claimed), _BATCH)
             args: list[Word] = [repr(now), repr(now + seconds), wanted, _BATCH]
-            again, *found = await self._client.run(f"claim in {queue}", CLAIM, names, args)
+            try:
+                again, *found = await self._client.run(f"claim in {queue}", CLAIM, names, args)
+            except StorageError:
+                if claimed:
+                    break  # they are the caller's now, and wouldn't come up for a while
+                raise
             claimed += _entries(found)
             if not again and len(found) < 3 * wanted:
-                return
+                break
+            if again and self._clock.monotonic() > end:
+                raise StorageError(
+                    f"can't claim in {queue}: too much came due at once to be put in order within {self._timeout:g} s; "
+                    "the next attempt goes on from here"
+                )
+        return claimed
 
     async def complete(self) -> bool:
-        return bool(await self._client.command("look at the due index", "EXISTS", self._keys.complete))
+        """Look whether the index was said to be complete, in the present history of the data.
+
+        A failover, or a restart, begins a new history, and may have lost entries that were acknowledged.
+        """
+        self._history = await self._present_history()
+        marked = await self._client.command("look at the due index", "GET", self._keys.complete)
+        return bool(marked == self._history)
 
     async def mark_complete(self) -> None:
-        await self._client.command("mark the due index", "SET", self._keys.complete, "yes", durable=True)
+        # What was scheduled before a failover counts only for the history of then.
+        history = self._history or await self._present_history()
+        await self._client.command("mark the due index", "SET", self._keys.complete, history, durable=True)
+
+    async def _present_history(self) -> bytes:
+        told: bytes = await self._client.command("look at the due index", "INFO", "replication")
+        found = _HISTORY.search(told)
+        return found[1] if found else b"unknown"
 
     async def next_due(self, queue: str) -> float | None:
         times = await self._client.run(f"look into {queue}", NEXT, self._keys.queue(queue))

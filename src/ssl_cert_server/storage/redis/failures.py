@@ -31,10 +31,15 @@ _ADVICE = {
     "WRONGTYPE": "the key holds something other than a string, so it was not written by a certificate server",
     "UNBLOCKED": "it became a replica just now",
 }
+_SAID_OTHERWISE = {"unauthenticated": "NOAUTH", "user executing the script": "NOPERM"}
 _CODE = re.compile(rf"\b({'|'.join(_ADVICE)})\b")
 _SECRET_FOLLOWS = re.compile(r",? with args beginning with.*", re.DOTALL)
 
 _NOT_THE_ONE = {"READONLY", "MOVED", "UNBLOCKED", "MASTERDOWN"}
+
+
+class Refused(StorageError):
+    """The server said no: nothing was done, and nothing will be. After any other failure it may still be."""
 
 
 def code_of(error: BaseException) -> str:
@@ -42,8 +47,9 @@ def code_of(error: BaseException) -> str:
     code = getattr(error, "status_code", None)
     if isinstance(code, str) and code in _ADVICE:
         return code
-    found = _CODE.search(str(error)[:300])
-    return found[1] if found else ""
+    text = str(error)[:300]
+    found = _CODE.search(text)
+    return found[1] if found else next((code for words, code in _SAID_OTHERWISE.items() if words in text), "")
 
 
 def is_not_the_primary(error: BaseException) -> bool:
@@ -62,9 +68,9 @@ def reason_of(error: BaseException) -> str:
     return text[0][:200] if text else type(error).__name__
 
 
-def translated(what: str, where: str, error: BaseException) -> StorageError:
-    """Make our error of theirs; raise it where theirs is handled no more, so that it isn't chained to it.
+def message_of(what: str, where: str, error: BaseException) -> str:
+    """Make a message of an error of theirs. ``what`` is like "read a.example".
 
-    ``what`` is like "read a.example".
+    Raise ours where theirs is handled no more, so that it isn't chained to it.
     """
-    return StorageError(f"can't {what} in Redis at {where}: {reason_of(error)}")
+    return f"can't {what} in Redis at {where}: {reason_of(error)}"

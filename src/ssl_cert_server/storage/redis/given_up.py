@@ -7,6 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 
 from ssl_cert_server.storage.redis.connection import Reply, Word
+from ssl_cert_server.storage.redis.failures import Refused
 
 _REMEMBERED = 100
 """Of one subject. Those before them are long dead, as what kept the last hundred from arriving kept them, too."""
@@ -26,6 +27,8 @@ class GivenUp:
         revoked = [*self._calls.get(subject, ())]
         try:
             reply = await send([call, len(revoked), *revoked])
+        except Refused:
+            raise
         except BaseException:
             self._calls[subject].append(call)
             raise

@@ -123,7 +123,7 @@ def parse_address(text: str, port: int = PORT) -> Address:
     username, password = unquote(url.username or ""), unquote(url.password or "")
     if url.scheme == "unix":
         path = unquote(url.path)
-        if not path.startswith("/"):
+        if url.hostname or not path.startswith("/"):
             raise ValueError("the path of a Unix socket must be absolute: unix:///run/redis.sock")
         return Address("", 0, path, db=db, username=username, password=password)
     try:

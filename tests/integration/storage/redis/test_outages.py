@@ -1,0 +1,410 @@
+"""Redis gone, deaf, full, restarted, or slow; calls cancelled. Each call ends in time, and all recovers by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssl_cert_server.errors import LeaseLost, StorageError
+from ssl_cert_server.storage.base import MAX_VALUE, Changes, Due, Lease, Storage
+from ssl_cert_server.storage.redis import RedisSettings, RedisStorage
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer
+from tests.support.relay import relay
+
+TIMEOUT = 0.5
+
+
+async def collected(keys: AsyncIterator[Any]) -> list[Any]:
+    return [key async for key in keys]
+
+
+CALLS: dict[str, Callable[[Storage], Awaitable[object]]] = {
+    "get": lambda storage: storage.get("key"),
+    "put": lambda storage: storage.put("key", b"value"),
+    "put much": lambda storage: storage.put("key", bytes(MAX_VALUE)),
+    "delete": lambda storage: storage.delete("key"),
+    "list": lambda storage: collected(storage.list()),
+    "list a folder": lambda storage: collected(storage.list("_folder")),
+    "acquire": lambda storage: storage.acquire("work", 30),
+    "renew": lambda storage: storage.renew(Lease("work", 1), 30),
+    "release": lambda storage: storage.release(Lease("work", 1)),
+    "schedule": lambda storage: storage.schedule("work", [Due("key", 1.0)]),
+    "unschedule": lambda storage: storage.unschedule("work", ["key"]),
+    "scheduled": lambda storage: storage.scheduled("work", "key"),
+    "claim": lambda storage: storage.claim("work", now=1.0, limit=1, seconds=1.0),
+    "next_due": lambda storage: storage.next_due("work"),
+    "list_due": lambda storage: collected(storage.list_due("work")),
+    "index_complete": lambda storage: storage.index_complete(),
+    "mark_index_complete": lambda storage: storage.mark_index_complete(),
+    "announce": lambda storage: storage.announce(["key"]),
+    "changes": lambda storage: storage.changes("1-1", 0),
+    "check_writable": lambda storage: storage.check_writable(),
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One that a test may hurt; it keeps what it has over a restart."""
+    with RedisServer(tmp_path_factory.mktemp("hurt"), {"appendonly": "yes", "appendfsync": "always"}) as server:
+        yield server
+
+
+@pytest.fixture
+def storage(server: RedisServer, opened: Any) -> Iterator[RedisStorage]:
+    server.resume()
+    server.start()
+    server.ask("FLUSHALL")
+    yield opened(RedisSettings(addr=server.addr, timeout=TIMEOUT, pool_size=4))
+    server.resume()
+    server.start()
+
+
+async def recovered(storage: Storage) -> None:
+    """At once: nothing of an outage is left behind."""
+    await storage.put("after", b"the outage")
+    assert await storage.get("after") == b"the outage"
+
+
+# --- gone, deaf
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+async def test_every_call_to_a_server_that_went_deaf_ends_in_time(
+    server: RedisServer, storage: RedisStorage, call: Callable[[Storage], Awaitable[object]]
+) -> None:
+    await storage.put("key", b"old")
+    server.pause()
+    begun = time.monotonic()
+    with pytest.raises(StorageError, match=r"no answer in 0\.5 s"):
+        await call(storage)
+    assert time.monotonic() - begun < 10 * TIMEOUT
+    server.resume()
+    await recovered(storage)
+
+
+async def test_many_calls_at_once_to_a_deaf_server_all_end_in_time(server: RedisServer, storage: RedisStorage) -> None:
+    server.pause()
+    begun = time.monotonic()
+    results = await asyncio.gather(*(storage.get("key") for _ in range(200)), return_exceptions=True)
+    assert all(isinstance(result, StorageError) for result in results)
+    assert time.monotonic() - begun < 10 * TIMEOUT
+    server.resume()
+    await recovered(storage)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+async def test_every_call_to_a_server_that_is_gone_says_so(
+    server: RedisServer, storage: RedisStorage, call: Callable[[Storage], Awaitable[object]]
+) -> None:
+    await storage.put("key", b"old")
+    server.stop()
+    with pytest.raises(StorageError, match=r"in Redis at .*: Error 111 connecting to"):
+        await call(storage)
+    server.start()
+    await recovered(storage)
+
+
+async def test_a_restart_between_calls_is_not_even_noticed(server: RedisServer, storage: RedisStorage) -> None:
+    await asyncio.gather(*(storage.put(f"key{number}", b"value") for number in range(20)))
+    held = await storage.acquire("work", 30)
+    server.kill()
+    server.start()
+    assert await storage.get("key7") == b"value"
+    assert await storage.acquire("work", 30) is None
+    await storage.put("key", b"under it", lease=held)
+
+
+async def test_what_was_acknowledged_is_there_after_restarts_in_mid_use(
+    server: RedisServer, storage: RedisStorage
+) -> None:
+    acknowledged: dict[str, bytes] = {}
+    failures: list[StorageError] = []
+    ended = asyncio.Event()
+
+    async def use(number: int) -> None:
+        key, turn = f"key{number}", 0
+        while not ended.is_set():
+            turn += 1
+            try:
+                await storage.put(key, b"%d" % turn * 2000)
+                acknowledged[key] = b"%d" % turn * 2000
+            except StorageError as failure:
+                failures.append(failure)
+            await asyncio.sleep(0.005)
+
+    async with asyncio.TaskGroup() as users:
+        for number in range(8):
+            users.create_task(use(number))
+        for _ in range(3):
+            await asyncio.sleep(0.3)
+            await asyncio.to_thread(server.kill)
+            await asyncio.sleep(0.6)
+            server.start()
+        await asyncio.sleep(0.3)
+        ended.set()
+    assert failures
+    assert len(acknowledged) == 8
+    for key, value in acknowledged.items():
+        assert await storage.get(key) == value
+
+
+async def test_one_who_waits_for_changes_is_told_of_an_outage_and_loses_no_news_by_it(
+    server: RedisServer, storage: RedisStorage
+) -> None:
+    cursor = (await storage.changes("", 0)).cursor
+    waiting = asyncio.ensure_future(storage.changes(cursor, 1000))
+    await asyncio.sleep(0.1)
+    await asyncio.to_thread(server.stop)
+    with pytest.raises(StorageError, match="wait for changes"):
+        await waiting
+    server.start()
+    await storage.announce(["a.example"])
+    assert (await storage.changes(cursor, 1000)).keys == ("a.example",)
+
+
+async def test_the_index_is_not_known_to_be_complete_after_a_restart_that_may_have_lost_some(
+    server: RedisServer, storage: RedisStorage
+) -> None:
+    assert not await storage.index_complete()
+    await storage.mark_index_complete()
+    assert await storage.index_complete()
+    server.kill()
+    server.start()
+    assert not await storage.index_complete()
+    await storage.mark_index_complete()
+    assert await storage.index_complete()
+
+
+async def test_a_rebuild_that_a_restart_interrupted_does_not_count(server: RedisServer, storage: RedisStorage) -> None:
+    assert not await storage.index_complete()
+    server.kill()
+    server.start()
+    await storage.mark_index_complete()
+    assert not await storage.index_complete()
+
+
+async def test_a_server_that_still_loads_says_so(server: RedisServer, storage: RedisStorage) -> None:
+    server.ask("DEBUG", "POPULATE", 200, "big", 1000)
+    server.ask("CONFIG", "SET", "key-load-delay", 10_000, "loading-process-events-interval-bytes", 1024)
+    loading = asyncio.create_task(asyncio.to_thread(server.ask, "DEBUG", "RELOAD", "NOFLUSH", "MERGE"))
+    told = ""
+    while not loading.done() and "loading" not in told:
+        try:
+            await storage.get("key")
+        except StorageError as failure:
+            told = str(failure)
+    with suppress(Exception):
+        await loading
+    server.ask("CONFIG", "SET", "key-load-delay", 0)
+    assert "it is still loading its data" in told
+    await recovered(storage)
+
+
+# --- refusals
+
+
+async def test_a_full_server_refuses_writes_and_the_rest_goes_on(server: RedisServer, storage: RedisStorage) -> None:
+    await storage.put("key", b"old")
+    held = await storage.acquire("held", 30)
+    assert held is not None
+    await storage.schedule("work", [Due("key", 1.0)])
+    server.ask("CONFIG", "SET", "maxmemory", 1000)
+    try:
+        for call in ("put", "put much", "acquire", "schedule", "announce", "check_writable"):
+            with pytest.raises(StorageError, match="it is out of memory; raise maxmemory"):
+                await CALLS[call](storage)
+        assert await storage.get("key") == b"old"
+        await storage.delete("key")
+        await storage.release(held)
+        assert await storage.next_due("work") == 1.0
+    finally:
+        server.ask("CONFIG", "SET", "maxmemory", 0)
+    await recovered(storage)
+    assert await storage.scheduled("work", "key") == Due("key", 1.0)
+
+
+async def test_a_replica_is_told_to_be_one(server: RedisServer, storage: RedisStorage) -> None:
+    server.ask("REPLICAOF", "127.0.0.1", free_port())
+    try:
+        with pytest.raises(StorageError, match="it is a replica"):
+            await storage.put("key", b"value")
+    finally:
+        server.ask("REPLICAOF", "NO", "ONE")
+    await recovered(storage)
+
+
+async def test_a_server_that_wants_replicas_and_has_none_refuses(server: RedisServer, storage: RedisStorage) -> None:
+    server.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+    try:
+        with pytest.raises(StorageError, match="fewer replicas than its min-replicas-to-write"):
+            await storage.put("key", b"value")
+    finally:
+        server.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+    await recovered(storage)
+
+
+async def test_a_server_with_too_many_clients_says_so(server: RedisServer, storage: RedisStorage) -> None:
+    server.ask("CONFIG", "SET", "maxclients", 1)
+    try:
+        async with asyncio.TaskGroup() as group:
+            held = group.create_task(asyncio.to_thread(server.ask, "BLPOP", "nothing", 1))
+            await asyncio.sleep(0.2)
+            with pytest.raises(StorageError, match="max number of clients reached"):
+                await storage.get("key")
+            await held
+    finally:
+        server.ask("CONFIG", "SET", "maxclients", 1000)
+    await recovered(storage)
+
+
+# --- cancelled, given up
+
+
+async def test_cancelled_calls_leave_connections_that_can_be_used(storage: RedisStorage) -> None:
+    """A reply that nobody read would be the next call's."""
+    for number in range(40):
+        await storage.put(f"key{number}", b"%d" % number)
+    for turns in range(60):
+        tasks = [asyncio.ensure_future(storage.get(f"key{number}")) for number in range(10)]
+        for _ in range(turns % 20):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        number = turns % 40
+        assert await storage.get(f"key{number}") == b"%d" % number
+    values = await asyncio.gather(*(storage.get(f"key{number}") for number in range(40)))
+    assert values == [b"%d" % number for number in range(40)]
+
+
+async def test_those_who_wait_for_changes_use_up_no_connection_that_others_need(
+    server: RedisServer, storage: RedisStorage
+) -> None:
+    cursor = (await storage.changes("", 0)).cursor
+    waiting = [asyncio.ensure_future(storage.changes(cursor, 1000)) for _ in range(50)]
+    await asyncio.sleep(0.1)
+    for _ in range(20):
+        await asyncio.gather(*(storage.get("key") for _ in range(10)))
+    assert int(server.ask("INFO", "clients").split(b"connected_clients:")[1].split()[0]) < 12
+    for task in waiting[:25]:
+        task.cancel()
+    await storage.announce(["a.example"])
+    for told in await asyncio.gather(*waiting[25:]):
+        assert told.keys == ("a.example",)
+
+
+async def test_a_wait_for_changes_ends_when_its_time_is_over(storage: RedisStorage) -> None:
+    cursor = (await storage.changes("", 0)).cursor
+    assert await storage.changes(cursor, 0.05) == Changes(cursor)
+
+
+async def test_what_was_given_up_does_not_undo_what_came_after_it(
+    server: RedisServer, storage: RedisStorage, opened: Any
+) -> None:
+    """The network holds a write back until long after its caller gave it up, and wrote anew."""
+    port = free_port()
+    gate = asyncio.Event()
+
+    held_back: list[bytes] = []
+
+    async def keep(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held_back.append(await reader.read(100_000))
+        await gate.wait()
+        writer.close()
+
+    await storage.put("key", b"script is known")
+    await storage.delete("key")
+    await storage.schedule("work", [Due("key", 1.0)])
+    listening = await asyncio.start_server(keep, "127.0.0.1", port)
+    slow = opened(RedisSettings(addr=f"127.0.0.1:{port}", timeout=TIMEOUT))
+    for call in (slow.put("key", b"late"), slow.delete("other"), slow.schedule("work", [Due("key", 2.0)])):
+        with pytest.raises(StorageError, match="no answer"):
+            await call
+    gate.set()
+    listening.close()
+    await listening.wait_closed()
+    way = await relay(f"127.0.0.1:{port}", server.addr)
+    await slow.put("key", b"later")
+    await slow.put("other", b"later")
+    await slow.schedule("work", [Due("key", 3.0)])
+    for late in held_back:
+        assert b"EVALSHA" in late
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(late)
+        assert await reader.readline() == b"$8\r\n"
+        assert await reader.readline() == b"given up\r\n"
+        writer.close()
+        await writer.wait_closed()
+    assert await slow.get("key") == b"later"
+    assert await slow.get("other") == b"later"
+    assert await slow.scheduled("work", "key") == Due("key", 3.0)
+    await slow.close()
+    way.close()
+
+
+async def test_a_lease_whose_acquiring_was_cancelled_is_free_once_the_instance_is_closed(
+    server: RedisServer, storage: RedisStorage, opened: Any
+) -> None:
+    other = opened(RedisSettings(addr=server.addr))
+    await storage.get("key")
+    server.pause()
+    task = asyncio.ensure_future(storage.acquire("work", 1_000_000))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    server.resume()
+    await storage.close()
+    assert await other.acquire("work", 30) is not None
+
+
+# --- closing
+
+
+async def test_after_close_every_call_is_refused_and_closing_again_does_nothing(storage: RedisStorage) -> None:
+    await storage.put("key", b"value")
+    await storage.close()
+    for call in CALLS.values():
+        with pytest.raises(StorageError, match="the storage is closed"):
+            await call(storage)
+    await storage.close()
+
+
+async def test_closing_ends_those_who_wait_and_leaves_no_connection(server: RedisServer, storage: RedisStorage) -> None:
+    cursor = (await storage.changes("", 0)).cursor
+    waiting = asyncio.ensure_future(storage.changes(cursor, 1000))
+    await asyncio.sleep(0.1)
+    await storage.close()
+    with pytest.raises(StorageError):
+        await waiting
+    await asyncio.sleep(0.1)
+    assert int(server.ask("INFO", "clients").split(b"connected_clients:")[1].split()[0]) == 1
+
+
+async def test_closing_while_the_server_is_deaf_ends_in_time(server: RedisServer, storage: RedisStorage) -> None:
+    await storage.acquire("work", 30)
+    server.pause()
+    begun = time.monotonic()
+    await storage.close()
+    assert time.monotonic() - begun < 10 * TIMEOUT
+
+
+async def test_a_lost_lease_is_not_taken_back_by_its_closing_holder(
+    server: RedisServer, storage: RedisStorage, opened: Any, tmp_path: Path
+) -> None:
+    peer = opened(RedisSettings(addr=server.addr))
+    lost = await storage.acquire("work", 30)
+    assert lost is not None
+    server.ask("HSET", " lease work", "until", 0)
+    held = await peer.acquire("work", 30)
+    await storage.close()
+    await peer.renew(held, 30)
+    with pytest.raises(LeaseLost):
+        await peer.renew(lost, 30)

@@ -1,0 +1,206 @@
+"""Instances on one Redis or PostgreSQL: no leader, nothing to configure, and an outage that visitors don't feel."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import StartPebble
+from tests.support.fault_proxy import FaultProxy, Step
+from tests.support.faults import tripwire
+from tests.support.pebble import Pebble
+from tests.support.server import CertServer, Reply, acme_config
+from tests.support.shared_storage import KINDS, Cable, SharedStorage
+from tests.support.verify import verified_leaf
+from tests.support.waiting import wait_until
+
+PATTERNS = [r"[a-z0-9-]+\.example\.com"]
+NAMES = [f"n{number}.example.com" for number in range(12)]
+
+
+@pytest.fixture(params=[*KINDS])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SharedStorage]:
+    with KINDS[request.param](tmp_path / "shared") as storage:
+        yield storage
+
+
+class Fleet:
+    """Instances of one configuration; Pebble validates at the first, whoever placed the order."""
+
+    def __init__(self, folder: Path, pebble: Pebble, storage: SharedStorage, http_port: int) -> None:
+        self._folder = folder
+        self._pebble = pebble
+        self._storage = storage
+        self._http_port: int | None = http_port
+        self._stack = ExitStack()
+        self.members: list[CertServer] = []
+
+    def add(self, *, port: int | None = None, ca: FaultProxy | Pebble | None = None, **storage: Any) -> CertServer:
+        """Start another; ``port`` is where it finds the storage, ``storage`` more of that section."""
+        ca = ca or self._pebble
+        section = self._storage.section(port=port, **storage)
+        config = acme_config(ca.directory_url, ca.ca_bundle, re_patterns=PATTERNS, storage=section)
+        folder = self._folder / f"member-{len(self.members)}"
+        member = self._stack.enter_context(CertServer(folder, config, port=self._http_port))
+        self._http_port = None
+        self.members.append(member)
+        return member
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, pebble: Pebble, shared: SharedStorage, http_port: int) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path, pebble, shared, http_port)
+    yield fleet
+    fleet.close()
+
+
+def ask_all(questions: list[tuple[CertServer, str]]) -> list[Reply]:
+    with ThreadPoolExecutor(len(questions)) as pool:
+        return [*pool.map(lambda question: question[0].cert(question[1]), questions)]
+
+
+def test_three_instances_make_one_order_per_name_and_one_account(fleet: Fleet, pebble: Pebble) -> None:
+    servers = [fleet.add() for _ in range(3)]
+    questions = [(server, name) for name in NAMES for server in servers]
+    replies = ask_all(questions)
+    root = pebble.root_certificate()
+    for (_, name), reply in zip(questions, replies, strict=True):
+        verified_leaf(reply, name, root)
+    fingerprints = {(name, reply.json["fingerprint"]) for (_, name), reply in zip(questions, replies, strict=True)}
+    assert len(fingerprints) == len(NAMES)
+    assert pebble.order_count() == len(NAMES)
+    assert pebble.account_count() == 1
+    assert not [server.log for server in servers if "Traceback" in server.log]
+
+
+def test_what_one_replaces_all_use_within_a_moment(fleet: Fleet) -> None:
+    one, two = fleet.add(), fleet.add()
+    name = "site1.example.com"
+    old = one.cert(name).json["fingerprint"]
+    assert two.cert(name).json["fingerprint"] == old
+    done = one.command("revoke", name, "--yes")
+    assert done.returncode == 0, done.stderr
+    for server in (one, two):
+        wait_until(lambda server=server: server.cert(name).json["fingerprint"] != old)  # type: ignore[misc]
+    assert one.cert(name).json["fingerprint"] == two.cert(name).json["fingerprint"]
+
+
+def test_an_instance_killed_in_the_middle_is_taken_over_when_its_lease_lapses(
+    fleet: Fleet, pebble: Pebble, shared: SharedStorage
+) -> None:
+    one, two = fleet.add(), fleet.add()
+    assert one.cert("opens-the-account.example.com").status == 200
+    pebble.pause()  # so that it is in the middle when it is killed
+    with ThreadPoolExecutor(2) as pool:
+        doomed = pool.submit(two.cert, "site1.example.com")
+        time.sleep(1)
+        two.kill()
+        assert doomed.exception() is not None
+        waiting = pool.submit(one.cert, "site1.example.com")
+        pebble.resume()
+        shared.lapse_leases()
+        verified_leaf(waiting.result(), "site1.example.com", pebble.root_certificate())
+
+
+def test_one_that_is_cut_off_in_the_middle_writes_nothing_when_it_is_back(
+    fleet: Fleet, pebble: Pebble, shared: SharedStorage, tmp_path: Path
+) -> None:
+    name = "site1.example.com"
+    one = fleet.add()
+    assert one.cert("opens-the-account.example.com").status == 200
+    with Cable(tmp_path, shared.port) as cable, FaultProxy(tmp_path / "proxy", pebble) as proxy:
+        cut_off = fleet.add(port=cable.port, ca=proxy)
+        assert cut_off.cert("opens-an-account.example.com").status == 200
+        proxy.script(Step.CERTIFICATE, tripwire(cable.cut, forwarding=True, answering=True), name=name)
+        with ThreadPoolExecutor(1) as pool:
+            late = pool.submit(cut_off.cert, name)
+            wait_until(lambda: proxy.met[Step.CERTIFICATE, "tripwire", name] > 0)
+            shared.lapse_leases()
+            winner = one.cert(name)  # its own order, at the CA as it knows it
+            verified_leaf(winner, name, pebble.root_certificate())
+            cable.mend()
+            assert late.result().status in (200, 500)
+        wait_until(lambda: "was taken over by another instance" in cut_off.log)
+        wait_until(lambda: cut_off.cert(name).status == 200)
+        assert cut_off.cert(name).json["fingerprint"] == winner.json["fingerprint"]
+    assert one.cert(name).json["fingerprint"] == winner.json["fingerprint"]
+
+
+def test_an_outage_of_storage_is_not_felt_where_a_name_was_served_before(
+    fleet: Fleet, pebble: Pebble, shared: SharedStorage, tmp_path: Path
+) -> None:
+    server = fleet.add(mirror_dir=str(tmp_path / "mirror"))
+    known = {name: server.cert(name).json["fingerprint"] for name in NAMES[:3]}
+    wait_until(lambda: len([*(tmp_path / "mirror").glob("n*.example.com")]) == 3)
+    orders = pebble.order_count()
+    shared.kill()
+    for restart in (False, True):
+        if restart:
+            server.stop()
+            server.start()
+        for name, fingerprint in known.items():
+            assert server.cert(name).json["fingerprint"] == fingerprint
+        assert server.cert("new.example.com").status == 500
+        assert server.get("/readyz").status == 503
+        assert server.get("/healthz").status == 200
+    assert pebble.order_count() == orders
+    shared.start()
+    wait_until(lambda: server.get("/readyz").status == 200)
+    wait_until(lambda: server.cert("new.example.com").status == 200)
+    assert "Traceback" not in server.log
+
+
+def test_kill_9_of_instances_and_of_storage_loses_nothing(
+    fleet: Fleet, pebble: Pebble, shared: SharedStorage, start_pebble: StartPebble
+) -> None:
+    """A short run of what ``make soak`` does for long."""
+    servers = [fleet.add() for _ in range(2)]
+    acknowledged: dict[str, str] = {}
+    dice = random.Random(20261125)
+    end = time.monotonic() + 240
+
+    def ask(name: str) -> None:
+        while name not in acknowledged and time.monotonic() < end:
+            with suppress(OSError, http.client.HTTPException, KeyError, ValueError):
+                reply = dice.choice(servers).cert(name)
+                if reply.status == 200:
+                    acknowledged[name] = reply.json["fingerprint"]
+                    return
+            time.sleep(0.3)
+
+    names = [f"k{number}.example.com" for number in range(24)]
+    with ThreadPoolExecutor(6) as pool:
+        asking = [pool.submit(ask, name) for name in names]
+        kills = 0
+        while not all(question.done() for question in asking) and time.monotonic() < end:
+            time.sleep(dice.uniform(0.2, 1.0))
+            if dice.random() < 0.2:
+                shared.kill()
+                shared.start()
+            else:
+                victim = dice.choice(servers)
+                victim.process.signal(signal.SIGKILL)
+                victim.kill()
+                victim.start()
+                shared.lapse_leases()
+            kills += 1
+    assert kills >= 3
+    assert sorted(acknowledged) == sorted(names)
+    for name, fingerprint in acknowledged.items():
+        for server in servers:
+            wait_until(lambda server=server, name=name: server.cert(name).status == 200)  # type: ignore[misc]
+            assert server.cert(name).json["fingerprint"] == fingerprint
+    assert pebble.account_count() == 1
+    assert not [server.log for server in servers if "Traceback" in server.log]
