@@ -106,14 +106,18 @@ def redis_addresses(value: str) -> str:
     :raises ValueError: with what is accepted.
     """
     for address in value.split(","):
-        _check_redis_address(address.strip())
+        redis_address(address.strip())
     return value
 
 
-def _check_redis_address(value: str) -> None:
+def redis_address(value: str) -> str:
+    """Check the address of one Redis server or Sentinel, and give it as it is.
+
+    :raises ValueError: with what is accepted.
+    """
     if "://" not in value:
         _parse_tcp(value, _REDIS_FORMS)
-        return
+        return value
     try:
         url = urlsplit(value)
         host, _ = url.hostname, url.port
@@ -123,6 +127,7 @@ def _check_redis_address(value: str) -> None:
         raise ValueError("must not hold a user name or password: see username, password_file and password_env")
     if url.scheme not in ("redis", "rediss", "unix") or not (url.path if url.scheme == "unix" else host):
         raise ValueError(_REDIS_FORMS)
+    return value
 
 
 def _parse_tcp(value: object, forms: str) -> TcpAddress:

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from ssl_cert_server.config import secrets, values
-from ssl_cert_server.config.addresses import TcpAddress, parse_tcp_address, redis_addresses
+from ssl_cert_server.config.addresses import redis_address, redis_addresses
 from ssl_cert_server.config.section import FilePath, Section, Text, one_or_more
 from ssl_cert_server.storage.registry import is_foreign, resolve_kind
 
@@ -64,7 +64,7 @@ class Redis(_WithPassword):
     addr: Annotated[Text, AfterValidator(redis_addresses)] = "127.0.0.1:6379"
     username: Text = ""
     sentinels: Annotated[
-        tuple[Annotated[TcpAddress, PlainValidator(parse_tcp_address)], ...],
+        tuple[Annotated[Text, AfterValidator(redis_address)], ...],
         BeforeValidator(one_or_more),
     ] = ()
     master: Text = ""
@@ -103,7 +103,7 @@ class Redis(_WithPassword):
         return {
             **{name: getattr(self, name) for name in same},
             "password": self.password,
-            "sentinels": tuple(str(address) for address in self.sentinels),
+            "sentinels": self.sentinels,
             "master_name": self.master,
             "sentinel_username": self.sentinel_username,
             "sentinel_password": sentinel_password.get_secret_value() if sentinel_password else "",
@@ -121,8 +121,8 @@ with warnings.catch_warnings():
 
         dsn: Annotated[SecretStr, PlainValidator(secrets.inline)] | None = None
         schema: Annotated[Text, AfterValidator(values.schema_name)] = "ssl_cert_server"  # type: ignore[assignment]
-        pool: Pool = 16
-        timeout: Timeout = 5
+        pool: Pool = 10
+        timeout: Timeout = 10
         mirror_dir: FilePath | None = None
 
         @property
