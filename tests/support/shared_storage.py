@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -61,7 +62,7 @@ class SharedRedis:
         return self._server.port
 
     def section(self, *, port: int | None = None, **more: Any) -> dict[str, Any]:
-        redis = {"addr": f"127.0.0.1:{port or self.port}", "timeout": 2, **more}
+        redis = {"addr": f"127.0.0.1:{port or self.port}", **more}
         return {"type": "redis", "redis": redis}
 
     def lapse_leases(self) -> None:
@@ -91,14 +92,14 @@ class SharedPostgres:
         return self._server.port
 
     def section(self, *, port: int | None = None, **more: Any) -> dict[str, Any]:
-        postgres = {"dsn": self._server.dsn(port=port or self.port), "timeout": 2, **more}
+        postgres = {"dsn": self._server.dsn(port=port or self.port), **more}
         return {"type": "postgres", "postgres": postgres}
 
     def lapse_leases(self) -> None:
         self._server.execute("UPDATE ssl_cert_server.leases SET until = until - interval '1000 s'")
 
 
-KINDS = {"redis": SharedRedis, "postgres": SharedPostgres}
+KINDS: dict[str, Callable[[Path], SharedStorage]] = {"redis": SharedRedis, "postgres": SharedPostgres}
 
 
 class Cable:
@@ -106,7 +107,7 @@ class Cable:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.port = free_port()
-        argv = [sys.executable, _RELAY, f"127.0.0.1:{self.port}", f"127.0.0.1:{port}"]
+        argv: list[str | Path] = [sys.executable, _RELAY, f"127.0.0.1:{self.port}", f"127.0.0.1:{port}"]
         self._process = Process(argv, folder / "cable.log")
         self.cut = self._process.pause
         self.mend = self._process.resume

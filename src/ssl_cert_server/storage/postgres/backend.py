@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
