@@ -1,7 +1,7 @@
 # `make run` and `make test` are all it takes on a new Debian or Ubuntu machine; `make` alone lists the rest.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run demo test ready lint types unit integration lock clean
+.PHONY: help run demo test ready lint types unit integration soak lock clean
 
 BIN := .venv/bin
 ARGS ?=
@@ -45,6 +45,11 @@ unit: ## Tests that start no program
 integration: ## Tests against a real ACME server and a real nginx
 	@tools/setup test
 	$(BIN)/pytest tests/integration $(ARGS)
+
+soak: ## Kill instances and storages again and again under load, for an hour or so (KILLS=1000)
+	@tools/setup test
+	SOAK_KILLS=$(or $(KILLS),1000) $(BIN)/pytest tests/integration/test_shared_storage.py -k kill_9 \
+		-o faulthandler_timeout=14400 $(ARGS)
 
 lock: ## Write requirements*.lock anew from pyproject.toml (UPGRADE=1: newest versions)
 	@tools/setup lock

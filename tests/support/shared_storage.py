@@ -40,6 +40,34 @@ class SharedStorage(Protocol):
         """As if every lease's time had passed."""
 
 
+class SharedDirectory:
+    """A directory, which has no server that could be killed; leases of killed instances are free at once."""
+
+    kind = "directory"
+    port = 0
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Nothing runs."""
+
+    def section(self, *, port: int | None = None, **more: Any) -> dict[str, Any]:
+        return {"type": "dir_cache", "dir_cache": str(self._folder), **more}
+
+    def start(self) -> None:
+        """Nothing is to be started."""
+
+    def kill(self) -> None:
+        """Nothing runs."""
+
+    def lapse_leases(self) -> None:
+        """They need no help."""
+
+
 class SharedRedis:
     """Redis, which keeps what it has on its disk."""
 
@@ -99,7 +127,8 @@ class SharedPostgres:
         self._server.execute("UPDATE ssl_cert_server.leases SET until = until - interval '1000 s'")
 
 
-KINDS: dict[str, Callable[[Path], SharedStorage]] = {"redis": SharedRedis, "postgres": SharedPostgres}
+SERVERS: dict[str, Callable[[Path], SharedStorage]] = {"redis": SharedRedis, "postgres": SharedPostgres}
+KINDS = {"directory": SharedDirectory, **SERVERS}
 
 
 class Cable:

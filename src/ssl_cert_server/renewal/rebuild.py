@@ -21,6 +21,8 @@ _LOOK_EVERY = 60.0
 _REMEMBERED = 100_000
 _REMEMBERED_FOR = 86_400.0
 _WAITING = 10_000
+_MOST_UNREAD = 1_000
+"""More are no matter of single certificates: all of it is tried again later."""
 
 
 class IndexRebuild:
@@ -47,7 +49,7 @@ class IndexRebuild:
 
         What can't be read is tried again, and keeps nothing else from being planned.
 
-        :raises StorageError: keys can't be listed, or the plan can't be kept.
+        :raises StorageError: keys can't be listed, very many can't be read, or the plan can't be kept.
         """
         planned, unread = 0, list[str]()
         async for cert_key in self._storage.list():
@@ -68,6 +70,8 @@ class IndexRebuild:
         except NotPermitted:
             return False
         except StorageError as error:
+            if len(unread) >= _MOST_UNREAD:
+                raise
             _log.error("renewal.unreadable", cert_key=cert_key, reason=str(error))
             unread.append(cert_key)
             return False
