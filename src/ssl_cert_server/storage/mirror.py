@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 import structlog
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import LeaseLost, StorageError
-from ssl_cert_server.storage.base import Changes, Due, Lease, Storage
+from ssl_cert_server.storage.base import Lease, Storage
+from ssl_cert_server.storage.wrapper import StorageWrapper
 
 _log = structlog.get_logger()
 
@@ -23,7 +23,7 @@ _ALSO = frozenset({"_local_ca/root"})
 _NEVER = frozenset({"acme_account+key"})
 
 
-class MirroredStorage:
+class MirroredStorage(StorageWrapper):
     """``primary``, with ``mirror`` answering for what was read before while ``primary`` doesn't answer.
 
     Only what is handed out is mirrored: certificates with their keys. Everything that is written, leased or planned
@@ -32,7 +32,7 @@ class MirroredStorage:
     """
 
     def __init__(self, primary: Storage, mirror: Storage, clock: Clock) -> None:
-        self._primary = primary
+        super().__init__(primary)
         self._mirror = mirror
         self._clock = clock
         self._away_until = float("-inf")
@@ -46,7 +46,7 @@ class MirroredStorage:
     async def get(self, key: str) -> bytes | None:
         """Read from ``primary``, else what it last gave."""
         if not _is_mirrored(key):
-            return await self._primary.get(key)
+            return await self._inner.get(key)
         if self._clock.monotonic() < self._away_until:
             kept = await self._kept(key)
             if kept is None:
@@ -63,65 +63,20 @@ class MirroredStorage:
         return value
 
     async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:
-        await self._primary.put(key, value, lease=lease)
+        await self._inner.put(key, value, lease=lease)
         if _is_mirrored(key):
             self._copy(key, value)
 
     async def delete(self, key: str, *, lease: Lease | None = None) -> None:
-        await self._primary.delete(key, lease=lease)
+        await self._inner.delete(key, lease=lease)
         if _is_mirrored(key):
             self._copy(key, None)
-
-    def list(self, folder: str = "") -> AsyncIterator[str]:
-        return self._primary.list(folder)
-
-    async def acquire(self, name: str, seconds: float) -> Lease | None:
-        return await self._primary.acquire(name, seconds)
-
-    async def renew(self, lease: Lease, seconds: float) -> None:
-        await self._primary.renew(lease, seconds)
-
-    async def release(self, lease: Lease) -> None:
-        await self._primary.release(lease)
-
-    async def schedule(self, queue: str, entries: Sequence[Due]) -> None:
-        await self._primary.schedule(queue, entries)
-
-    async def unschedule(self, queue: str, keys: Sequence[str]) -> None:
-        await self._primary.unschedule(queue, keys)
-
-    async def scheduled(self, queue: str, key: str) -> Due | None:
-        return await self._primary.scheduled(queue, key)
-
-    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> Sequence[Due]:
-        return await self._primary.claim(queue, now=now, limit=limit, seconds=seconds)
-
-    async def next_due(self, queue: str) -> float | None:
-        return await self._primary.next_due(queue)
-
-    def list_due(self, queue: str) -> AsyncIterator[Due]:
-        return self._primary.list_due(queue)
-
-    async def index_complete(self) -> bool:
-        return await self._primary.index_complete()
-
-    async def mark_index_complete(self) -> None:
-        await self._primary.mark_index_complete()
-
-    async def announce(self, keys: Sequence[str]) -> None:
-        await self._primary.announce(keys)
-
-    async def changes(self, cursor: str, wait: float) -> Changes:
-        return await self._primary.changes(cursor, wait)
-
-    async def check_writable(self) -> None:
-        await self._primary.check_writable()
 
     async def close(self) -> None:
         if self._copying is not None:
             self._copying.cancel()
             await asyncio.wait([self._copying])
-        await self._primary.close()
+        await self._inner.close()
         await self._mirror.close()
 
     async def _ask(self, key: str) -> bytes | None:
@@ -129,7 +84,7 @@ class MirroredStorage:
         if self._away:
             self._away_until = self._clock.monotonic() + self._pause
         try:
-            value = await self._primary.get(key)
+            value = await self._inner.get(key)
         except LeaseLost:
             raise
         except StorageError as error:

@@ -11,23 +11,23 @@ value that a short one replaced is a few bytes without a meaning.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 from ssl_cert_server.errors import NotOpened, StorageError
-from ssl_cert_server.storage.base import MAX_VALUE, Changes, Due, Lease, Storage, check_value
+from ssl_cert_server.storage.base import MAX_VALUE, Lease, Storage, check_value
 from ssl_cert_server.storage.seal import OVERHEAD, Form, Sealer, form_of, is_sealed, nonce_of
+from ssl_cert_server.storage.wrapper import StorageWrapper
 
 _ENDS = "_sealed"
 _READS = 5
 """Of a value in two parts that is replaced between the one and the other."""
 
 
-class SealedStorage:
+class SealedStorage(StorageWrapper):
     """See :class:`~ssl_cert_server.storage.base.Storage`; ``inner`` holds what ``sealer`` made."""
 
     def __init__(self, inner: Storage, sealer: Sealer) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._sealer = sealer
 
     async def get(self, key: str) -> bytes | None:
@@ -51,9 +51,6 @@ class SealedStorage:
         else:
             await self._put_split(key, self._sealer.seal(key, value, Form.SPLIT), lease)
 
-    async def delete(self, key: str, *, lease: Lease | None = None) -> None:
-        await self._inner.delete(key, lease=lease)
-
     async def rewrite(self, key: str, *, lease: Lease | None = None) -> bool:
         """Write a value anew, as ``put`` would; tells whether that was needed.
 
@@ -76,54 +73,6 @@ class SealedStorage:
         """
         stored = await self._inner.get(key)
         return stored is None or self._sealer.is_current(stored)
-
-    def list(self, folder: str = "") -> AsyncIterator[str]:
-        return self._inner.list(folder)
-
-    async def acquire(self, name: str, seconds: float) -> Lease | None:
-        return await self._inner.acquire(name, seconds)
-
-    async def renew(self, lease: Lease, seconds: float) -> None:
-        await self._inner.renew(lease, seconds)
-
-    async def release(self, lease: Lease) -> None:
-        await self._inner.release(lease)
-
-    async def schedule(self, queue: str, entries: Sequence[Due]) -> None:
-        await self._inner.schedule(queue, entries)
-
-    async def unschedule(self, queue: str, keys: Sequence[str]) -> None:
-        await self._inner.unschedule(queue, keys)
-
-    async def scheduled(self, queue: str, key: str) -> Due | None:
-        return await self._inner.scheduled(queue, key)
-
-    async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> Sequence[Due]:
-        return await self._inner.claim(queue, now=now, limit=limit, seconds=seconds)
-
-    async def next_due(self, queue: str) -> float | None:
-        return await self._inner.next_due(queue)
-
-    def list_due(self, queue: str) -> AsyncIterator[Due]:
-        return self._inner.list_due(queue)
-
-    async def index_complete(self) -> bool:
-        return await self._inner.index_complete()
-
-    async def mark_index_complete(self) -> None:
-        await self._inner.mark_index_complete()
-
-    async def announce(self, keys: Sequence[str]) -> None:
-        await self._inner.announce(keys)
-
-    async def changes(self, cursor: str, wait: float) -> Changes:
-        return await self._inner.changes(cursor, wait)
-
-    async def check_writable(self) -> None:
-        await self._inner.check_writable()
-
-    async def close(self) -> None:
-        await self._inner.close()
 
     async def _put_split(self, key: str, sealed: bytes, lease: Lease | None) -> None:
         before = await self._inner.get(key)
