@@ -76,7 +76,7 @@ async def _revoke(config: Config, name: str, family: KeyFamily | None, reason: i
         stack.push_async_callback(storage.close)
         engine = await open_engine(config, storage, clock, stack)
         revocation = Revocation(
-            storage, engine, renewal_plan(config, storage, clock), await open_ask(config, clock, stack), clock
+            storage, engine, renewal_plan(config, storage, clock), await open_ask(config, storage, clock, stack), clock
         )
         old = await revocation.find(decision.subject)
         if old is None:

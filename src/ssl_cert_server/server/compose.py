@@ -35,6 +35,7 @@ from ssl_cert_server.service.policy import Policy, PolicyRules, SelfSignedRule, 
 from ssl_cert_server.service.readiness import Readiness
 from ssl_cert_server.service.sweep import StateSweep
 from ssl_cert_server.service.turns import Turns
+from ssl_cert_server.service.verdicts import SharedVerdicts
 from ssl_cert_server.storage.base import Storage
 from ssl_cert_server.storage.directory import DirectoryStorage
 from ssl_cert_server.storage.mirror import MirroredStorage
@@ -84,7 +85,7 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
             engine.attempts,
             Turns(_SIDE_BY_SIDE, clock),
             clock,
-            ask=await open_ask(config, clock, stack),
+            ask=await open_ask(config, storage, clock, stack),
             upkeep=CertificateUpkeep(plan, seen, storage, on_stored=lambda *stored: certificates.replace(*stored)),
         )
         stack.push_async_callback(acme.close)
@@ -177,7 +178,7 @@ def policy_rules(config: Config) -> PolicyRules:
     )
 
 
-async def open_ask(config: Config, clock: Clock, stack: AsyncExitStack) -> Ask | None:
+async def open_ask(config: Config, storage: Storage, clock: Clock, stack: AsyncExitStack) -> Ask | None:
     """Make what asks the operator's endpoint, where there is one; what has to be closed again goes to ``stack``."""
     if config.ask is None:
         return None
@@ -190,6 +191,7 @@ async def open_ask(config: Config, clock: Clock, stack: AsyncExitStack) -> Ask |
         timeout=config.ask.timeout,
         allowed_ttl=config.ask.allowed_ttl,
         refused_ttl=config.ask.refused_ttl,
+        shared=SharedVerdicts(storage, clock),
     )
     stack.push_async_callback(ask.close)
     return ask

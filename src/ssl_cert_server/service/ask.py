@@ -15,6 +15,7 @@ from ssl_cert_server.errors import AskFailed
 from ssl_cert_server.service.breaker import Breaker
 from ssl_cert_server.service.flights import Flights
 from ssl_cert_server.service.remembered import RememberedNames
+from ssl_cert_server.service.verdicts import SharedVerdicts
 
 _log = structlog.get_logger()
 
@@ -41,7 +42,8 @@ class Ask:
 
     Anything else is no verdict, a redirect included. ``timeout``, ``allowed_ttl`` and ``refused_ttl`` are in seconds.
     Verdicts are kept for their ttl, less up to a tenth at random, 100,000 of each kind: names that are refused push
-    out none that are permitted. ``http`` belongs to the caller; one that goes by the environment (``trust_env``) would
+    out none that are permitted. What is permitted is ``shared`` with other instances.
+    ``http`` belongs to the caller; one that goes by the environment (``trust_env``) would
     send the questions through its proxies.
     """
 
@@ -54,8 +56,10 @@ class Ask:
         timeout: float = 2.0,
         allowed_ttl: float = 3600.0,
         refused_ttl: float = 300.0,
+        shared: SharedVerdicts | None = None,
     ) -> None:
         self._http = http
+        self._shared = shared
         self._clock = clock
         self._url = httpx2.URL(url)
         self._timeout = timeout
@@ -78,6 +82,11 @@ class Ask:
         if name in self._refused:
             return False
         # Nobody but the first to ask needs to be admitted: the others wait for the same verdict.
+        if not fresh and self._shared is not None and name not in self._questions:
+            permitted_for = await self._shared.allowed_for(name)
+            if permitted_for:
+                self._allowed.add(name, permitted_for)
+                return True
         return await self._questions.join(name, lambda: self._question(name, self._admit(name)))
 
     async def close(self) -> None:
@@ -108,7 +117,7 @@ class Ask:
         if not 200 <= status < 500 or status in _NO_VERDICT:
             raise self._no_verdict(name, admitted, f"status {status}", answered=True)
         allowed = status < 300
-        self._remember(name, allowed=allowed)
+        await self._remember(name, allowed=allowed)
         if self._breaker.worked(admitted):
             _log.info("ask.recovered")
         return allowed
@@ -135,11 +144,14 @@ class Ask:
                 raise
         return status
 
-    def _remember(self, name: str, *, allowed: bool) -> None:
+    async def _remember(self, name: str, *, allowed: bool) -> None:
         keep, other = (self._allowed, self._refused) if allowed else (self._refused, self._allowed)
         ttl = self._allowed_ttl if allowed else self._refused_ttl
         other.drop(name)
-        keep.add(name, ttl * (1 - _SPREAD * self._clock.random()))
+        kept_for = ttl * (1 - _SPREAD * self._clock.random())
+        keep.add(name, kept_for)
+        if self._shared is not None:
+            await (self._shared.allow(name, kept_for) if allowed else self._shared.refuse(name))
 
     def _no_verdict(self, name: str, admitted: int, reason: str, *, answered: bool) -> AskFailed:
         self._failed.add(name, _FAILURE_TTL)

@@ -6,6 +6,7 @@ import structlog
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.service.state import NameState, load_state, save_state
+from ssl_cert_server.service.verdicts import SharedVerdicts
 from ssl_cert_server.storage.base import Storage
 
 _log = structlog.get_logger()
@@ -17,9 +18,10 @@ _FOLDER = "_state"
 
 
 class StateSweep:
-    """Looks at every name's state once a day."""
+    """Looks at every name's state, and at what ``ask`` permitted, once a day."""
 
     def __init__(self, storage: Storage, clock: Clock) -> None:
+        self._verdicts = SharedVerdicts(storage, clock)
         self._storage = storage
         self._clock = clock
 
@@ -28,6 +30,7 @@ class StateSweep:
         while True:
             await self._clock.sleep(_DAY * (1 + self._clock.random() / 10))
             swept = await self.sweep()
+            await self._verdicts.sweep()
             if swept:
                 _log.info("state.swept", names=swept)
 

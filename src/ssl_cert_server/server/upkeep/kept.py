@@ -24,6 +24,7 @@ _FOLDERS = (
     "_challenges/http-01",
     "_challenges/tls-alpn-01",
     "_challenges/dns-01",
+    "_ask",
 )
 _ON_DEMAND = "on_demand"
 _CERTIFICATES = frozenset({"_issued", "_state"})
