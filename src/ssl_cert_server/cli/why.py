@@ -10,6 +10,7 @@ from ssl_cert_server.cli.options import ConfigFile, HostName, KeyFamilyOption, c
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.model import KeyFamily
+from ssl_cert_server.renewal.plan import RENEWALS
 from ssl_cert_server.server.compose import open_storage, policy_rules
 from ssl_cert_server.server.logs import set_up_logs
 from ssl_cert_server.service.policy import Policy
@@ -31,6 +32,6 @@ async def _explain(config: Config, name: str, family: KeyFamily | None) -> str:
     clock = SystemClock()
     storage = open_storage(config, clock)
     try:
-        return await explain(name, Policy(policy_rules(config)), storage, clock.now(), family)
+        return await explain(name, Policy(policy_rules(config)), storage, clock, family, renewals=RENEWALS)
     finally:
         await storage.close()

@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import InvalidCertificate, NotPermitted
 from ssl_cert_server.model import Certificate, KeyFamily, Permission, Subject
 from ssl_cert_server.pki.x509 import check_covers, check_not_expired, parse_certificate
 from ssl_cert_server.service.policy import Decision, Policy, Source
 from ssl_cert_server.service.records import load_record
 from ssl_cert_server.service.state import NameState, load_state
+from ssl_cert_server.service.verdicts import SharedVerdicts
 from ssl_cert_server.storage.base import Storage
 
 _ANSWERED_ELSEWHERE = (
@@ -67,11 +69,20 @@ _REMEDIES = tuple(
 """What to do, by what the last failure's words hold; the first that fits."""
 
 
-async def explain(name: str, policy: Policy, storage: Storage, now: float, family: KeyFamily | None = None) -> str:
-    """Explain what becomes of a normalised name at ``now`` (Unix seconds): lines of plain words.
+async def explain(
+    name: str,
+    policy: Policy,
+    storage: Storage,
+    clock: Clock,
+    family: KeyFamily | None = None,
+    *,
+    renewals: str,
+) -> str:
+    """Explain what becomes of a normalised name: lines of plain words. ``renewals`` is the queue that they stand in.
 
     :raises StorageError: storage can't be read.
     """
+    now = clock.now()
     try:
         decision = policy.decide(name, family)
     except NotPermitted as error:
@@ -82,6 +93,7 @@ async def explain(name: str, policy: Policy, storage: Storage, now: float, famil
     if decision.subject.cert_key:
         lines += [f"  {line}" for line in await _stored(name, decision, storage, now)]
     if decision.source is Source.ACME:
+        lines += [f"  {line}" for line in await _plans(decision.subject, storage, clock, renewals)]
         lines += [f"  {line}" for line in await _history(decision.subject, storage, now)]
     return "\n".join(lines) + "\n"
 
@@ -134,6 +146,20 @@ async def _advice(cert_key: str, certificate: Certificate, storage: Storage) -> 
     if record.window_end:
         window = f"{_time(record.window_start)} to {_time(record.window_end)}"
         lines.append(f"        its CA wants it renewed from {window}; drawn: {_time(record.renew_at)}")
+    return lines
+
+
+async def _plans(subject: Subject, storage: Storage, clock: Clock, renewals: str) -> list[str]:
+    lines = []
+    if subject.permission is Permission.ASK:
+        allowed_for = await SharedVerdicts(storage, clock).allowed_for(subject.names[0])
+        until = (
+            f"permitted it until {_time(clock.now() + allowed_for)}" if allowed_for else "has not permitted it lately"
+        )
+        lines.append(f"ask:    the endpoint {until}")
+    due = await storage.scheduled(renewals, subject.cert_key)
+    if due is not None:
+        lines.append(f"plan:   renewed, or looked at again, from {_time(due.at)}")
     return lines
 
 
