@@ -81,33 +81,37 @@ class IndexRebuild:
 
 
 class SeenCertificates:
-    """Plans certificates that were read and that nobody planned; each is looked up once a day at most."""
+    """Plans certificates that were read and that nobody planned, as they were put there by hand.
+
+    Each is looked up once a day at most.
+    """
 
     def __init__(self, plan: RenewalPlan, storage: Storage, clock: Clock) -> None:
         self._plan = plan
         self._storage = storage
         self._known = RememberedNames(clock, _REMEMBERED)
-        self._waiting: asyncio.Queue[str] = asyncio.Queue(_WAITING)
+        self._waiting: asyncio.Queue[tuple[str, int]] = asyncio.Queue(_WAITING)
 
-    def seen(self, subject: Subject, certificate: Certificate) -> None:  # noqa: ARG002 - see Upkeep
+    def seen(self, subject: Subject, certificate: Certificate) -> None:
         """Hear of a certificate that was read; while very many are, some are left for another time."""
         if subject.cert_key not in self._known and not self._waiting.full():
             self._known.add(subject.cert_key, _REMEMBERED_FOR)
-            self._waiting.put_nowait(subject.cert_key)
+            self._waiting.put_nowait((subject.cert_key, certificate.not_after))
 
     async def run(self, certificates: Renewables) -> None:
         """Look after what was seen, for ever."""
         while True:
-            cert_key = await self._waiting.get()
+            cert_key, not_after = await self._waiting.get()
             try:
-                await self._look_after(cert_key, certificates)
+                await self._look_after(cert_key, not_after, certificates)
             except (NotPermitted, StorageError) as error:
                 self._known.drop(cert_key)
                 _log.warning("renewal.not_scheduled", cert_key=cert_key, reason=str(error))
 
-    async def _look_after(self, cert_key: str, certificates: Renewables) -> None:
+    async def _look_after(self, cert_key: str, not_after: int, certificates: Renewables) -> None:
         for queue in (RENEWALS, PARKED):
-            if await self._storage.scheduled(queue, cert_key) is not None:
+            entry = await self._storage.scheduled(queue, cert_key)
+            if entry is not None and entry.rank == not_after:  # that is how entries tell certificates apart
                 return
         stored = await certificates.find(cert_key)
         if stored is not None:

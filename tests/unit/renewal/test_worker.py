@@ -225,6 +225,16 @@ async def test_one_that_was_put_there_by_hand_is_planned_when_it_is_read(it: Roo
     assert it.planned() == ["a.com"]
 
 
+async def test_one_that_was_put_in_the_place_of_a_planned_one_is_planned_anew(it: Room) -> None:
+    await it.put("a.com")
+    await it.start()
+    await it.put("a.com", age=60 * DAY)
+    await it.certificates.obtain("a.com", A)
+    await it.clock.advance(0)
+    [entry] = it.storage._queues[RENEWALS]
+    assert entry.at - START < 3 * DAY
+
+
 async def test_reading_one_that_is_planned_does_not_move_its_time(it: Room) -> None:
     await it.put("a.com")
     await it.start()
