@@ -35,7 +35,7 @@ def backend(kind: str, folder: Path) -> Iterator[dict[str, Any]]:
         with RedisServer(folder / "redis") as redis:
             yield {"type": "redis", "redis": {"addr": redis.addr}}
     else:
-        with PostgresServer(config="synchronous_commit = off\nshared_buffers = 512MB\n") as postgres:
+        with PostgresServer() as postgres:
             yield {"type": "postgres", "postgres": {"dsn": postgres.dsn()}}
 
 

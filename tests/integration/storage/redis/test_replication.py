@@ -174,7 +174,8 @@ async def test_a_failover_under_load_tears_nothing_and_tokens_only_grow(
     for key, turn in load.acknowledged.items():
         value = await storage.get(key)
         assert value is not None
-        assert int(value[:8]) >= turn
+        # Without waiting for a replica, what was acknowledged right before or while the old primary goes may be lost.
+        assert not wait_replicas or int(value[:8]) >= turn
 
 
 async def test_a_lease_of_before_a_failover_that_lost_it_writes_nothing(watched: Watched, opened: Any) -> None:
