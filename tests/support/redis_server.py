@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +19,16 @@ from tests.support.process import Process
 from tests.support.waiting import wait_until
 
 
+def _free_port() -> int:
+    """Find a port that is free together with the one that a cluster's node takes for the others."""
+    for _ in range(100):
+        port = free_port()
+        with socket.socket() as bus, suppress(OSError, OverflowError):
+            bus.bind(("127.0.0.1", port + 10_000))
+            return port
+    raise RuntimeError("no port is free together with the one 10,000 above it")
+
+
 class RedisServer:
     """One redis-server on a loopback port, which stays the same for the object's life; a context manager.
 
@@ -26,7 +38,7 @@ class RedisServer:
 
     def __init__(self, folder: Path, options: Mapping[str, str] | None = None, *, password: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()
+        self.port = _free_port()
         self.password = password
         # A socket's path may have 107 bytes, and pytest's folders may be deep.
         self._run = Path(tempfile.mkdtemp(prefix="redis-"))
