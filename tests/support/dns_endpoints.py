@@ -8,6 +8,7 @@ import re
 import secrets
 import threading
 import uuid
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +24,7 @@ _VALUE = re.compile(r"[\w-]{43}", re.ASCII)
 Answer = tuple[int, dict[str, Any]]
 
 
-class _Endpoint:
+class _Endpoint(ABC):
     """Serves HTTP on loopback; a context manager. ``calls`` are the paths that were posted to, in their order."""
 
     def __init__(self, write: Write) -> None:
@@ -53,8 +54,9 @@ class _Endpoint:
             self.calls.append(path)
             return self._answer(path, headers, json.loads(body or b"{}"))
 
+    @abstractmethod
     def _answer(self, path: str, headers: dict[str, str], body: dict[str, str]) -> Answer:
-        raise NotImplementedError
+        """Do what a request says."""
 
     def _change(self, record: str, values: list[str]) -> Answer:
         self._values[record] = values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -40,7 +41,7 @@ class Fixed:
         return self._address.host, self._address.port
 
 
-class Asked:
+class Asked(ABC):
     """What the first of several that knows says; it is asked first the next time."""
 
     def __init__(self, addresses: Sequence[Address], ask: Ask, patience: float) -> None:
@@ -77,11 +78,16 @@ class Asked:
             raise reply
         return self._answer(reply, address)
 
+    @abstractmethod
     def _question(self) -> tuple[str, ...]:
-        raise NotImplementedError
+        """Give the command that is sent."""
 
+    @abstractmethod
     def _answer(self, reply: Reply, asked: Address, /) -> tuple[str, int]:
-        raise NotImplementedError
+        """Take host and port out of what ``asked`` replied.
+
+        :raises NoConnection: it knows none.
+        """
 
 
 class BySentinels(Asked):
