@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, settings
 from tests.support.clock import ManualClock
 from tests.support.faulty_storage import FaultyStorage
 
-
 # What an example takes depends on what else the machine does.
 settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
