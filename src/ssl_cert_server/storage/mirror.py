@@ -10,7 +10,7 @@ from contextlib import suppress
 import structlog
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import LeaseLost, StorageError
+from ssl_cert_server.errors import StorageError
 from ssl_cert_server.storage.base import Lease, Storage
 from ssl_cert_server.storage.wrapper import StorageWrapper
 
@@ -85,8 +85,6 @@ class MirroredStorage(StorageWrapper):
             self._away_until = self._clock.monotonic() + self._pause
         try:
             value = await self._inner.get(key)
-        except LeaseLost:
-            raise
         except StorageError as error:
             self._note_away(error)
             raise
@@ -128,9 +126,11 @@ class MirroredStorage(StorageWrapper):
             key = await self._waiting.get()
             value = self._values.pop(key)
             try:
+                if await self._mirror.get(key) == value:
+                    continue
                 if value is None:
                     await self._mirror.delete(key)
-                elif await self._mirror.get(key) != value:
+                else:
                     await self._mirror.put(key, value)
             except StorageError as error:
                 self._known.pop(key, None)
