@@ -169,6 +169,10 @@ class Nginx:
                 raise
             return
 
+    def workers(self) -> list[int]:
+        """The worker processes."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
     def reload(self) -> None:
         """Asks for new workers with the configuration as it is on disk; returns at once."""
         os.kill(self.pid, signal.SIGHUP)
@@ -200,3 +204,14 @@ class Nginx:
         output = (self.prefix / "output.log").read_text(errors="replace")
         message = f"nginx did not start:\n{output}{self.error_log}"
         raise NginxUnavailableError(message)
+
+
+class CheckedNginx(Nginx):
+    """nginx whose log must be clean, in the end, of what it must never hold."""
+
+    def stop(self) -> None:
+        super().stop()
+        log = self.error_log
+        assert "PRIVATE KEY" not in log
+        for mark in ("[emerg]", "[alert]", "[crit]", "runtime error", "internal error", "stale global SSL error"):
+            assert mark not in log, log

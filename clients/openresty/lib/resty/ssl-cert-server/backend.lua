@@ -1,7 +1,7 @@
--- One certificate server: its address, its connections, and whether it is worth trying.
+-- One certificate server: its address, its connections, and what all workers know of its health.
 
 local ngx = ngx
-local find, match, sub = string.find, string.match, string.sub
+local find, match = string.find, string.match
 local floor, max, min = math.floor, math.max, math.min
 local now = ngx.now
 local setmetatable, tonumber, tostring = setmetatable, tonumber, tostring
@@ -15,68 +15,95 @@ local _M = {}
 local mt = { __index = _M }
 
 
--- "host:port", "host", "[v6]:port", any of these after "http://", or "unix:/path".
+local function parse_authority(text, default_port)
+    local host, colon, port = match(text, "^(%[[%x:.]+%])(:?)(%d*)$")
+    if not host then
+        host, colon, port = match(text, "^([%w._-]+)(:?)(%d*)$")
+    end
+    if not host or (colon == "") ~= (port == "") then
+        return nil, nil, "expected host:port, http://host:port, https://host:port or unix:/path"
+    end
+    port = port == "" and default_port or tonumber(port)
+    if port < 1 or port > 65535 then
+        return nil, nil, "no such port"
+    end
+    return host, port
+end
+
+
+-- "host:port", "host", "[v6]:port", any of these after "http://" or "https://", or "unix:/path".
 local function parse(text)
     local path = match(text, "^unix:(/[^%c%s]*)$")
     if path then
         return { address = "unix:" .. path, authority = "localhost", id = "unix:" .. path }
     end
-    if find(text, "^https:") then
-        return nil, "backend '" .. text .. "': https is not supported yet"
-    end
-    local rest = match(text, "^http://([^/]+)/?$") or text
-    local host, colon, port = match(rest, "^(%[[%x:.]+%])(:?)(%d*)$")
+    local scheme, rest = match(text, "^(https?)://([^/]+)/?$")
+    local tls = scheme == "https"
+    local host, port, err = parse_authority(rest or text, tls and 443 or 80)
     if not host then
-        host, colon, port = match(rest, "^([%w._-]+)(:?)(%d*)$")
-    end
-    if not host or (colon == "") ~= (port == "") then
-        return nil, "backend '" .. text .. "': expected host:port, http://host:port or unix:/path"
-    end
-    port = port == "" and 80 or tonumber(port)
-    if port < 1 or port > 65535 then
-        return nil, "backend '" .. text .. "': no such port"
+        return nil, err
     end
     local authority = host .. ":" .. port
-    return { address = host, port = port, authority = authority, id = authority }
+    local id = (tls and "https://" or "") .. authority
+    return { address = host, port = port, authority = authority, id = id, tls = tls }
 end
 
 
--- What is known of a server's health is in `dict`, for all workers. connect_timeout is in seconds.
-function _M.new(text, dict, connect_timeout)
+local function is_address(host)
+    return find(host, "^%[") or not find(match(host, "([^.]*)$"), "%a")
+end
+
+
+-- text: as the options have it. options: dict, prefix (of its keys), connect_timeout (seconds), pool (what sets this
+-- instance's connections apart); for https server_name, or nil for the host, and client_cert and client_key, parsed.
+function _M.new(text, options)
     local self, err = parse(text)
-    if not self then
-        return nil, err
+    if self and self.tls then
+        self.server_name = options.server_name or self.address
+        if is_address(self.server_name) then
+            err = "https to an IP address needs the option 'server_name', the name in the server's certificate"
+        end
     end
-    self.key = sub(ngx.md5(self.id), 1, 12)
-    self.prefix = "scs1:" .. self.key .. ":backend:"
-    self.dict = dict
-    self.connect_timeout = connect_timeout
+    if err then
+        return nil, "backend '" .. text .. "': " .. err
+    end
+    self.dict, self.prefix = options.dict, options.prefix .. "backend:" .. self.id .. ":"
+    self.pool = "ssl-cert-server:" .. options.pool .. ":" .. self.id
+    self.connect_timeout = options.connect_timeout
+    self.client_cert, self.client_key = options.client_cert, options.client_key
     return setmetatable(self, mt)
 end
 
 
--- A dead server is left alone for up to BACKOFF_CAP seconds, then one job over all workers tries it.
-local function is_down(self)
-    if self.dict:get(self.prefix .. "down") then
-        return true
-    end
-    if not self.dict:get(self.prefix .. "failures") then
-        return false
-    end
-    local _, err = self.dict:safe_add(self.prefix .. "probe", 1, self.connect_timeout + 1)
-    return err == "exists"
+-- How many attempts failed since the last that didn't; 0 for a server in good health.
+function _M.failures(self)
+    return self.dict:get(self.prefix .. "failures") or 0
 end
 
 
-local function note_failure(self)
+-- A dead server is left alone for up to BACKOFF_CAP seconds, then one request over all workers tries it.
+function _M.may_try(self)
+    if self.dict:get(self.prefix .. "down") then
+        return false
+    end
+    if self:failures() == 0 then
+        return true
+    end
+    local _, err = self.dict:safe_add(self.prefix .. "probe", 1, self.connect_timeout + 1)
+    return err ~= "exists"
+end
+
+
+function _M.note_failure(self)
     local failures = self.dict:incr(self.prefix .. "failures", 1, 0, FAILURES_TTL) or 1
+    self.dict:expire(self.prefix .. "failures", FAILURES_TTL)
     self.dict:safe_set(self.prefix .. "down", 1, min(2 ^ (failures - 2), BACKOFF_CAP))
     self.dict:delete(self.prefix .. "probe")
 end
 
 
-local function note_success(self)
-    if self.dict:get(self.prefix .. "failures") then
+function _M.note_success(self)
+    if self:failures() > 0 then
         self.dict:delete(self.prefix .. "failures")
         self.dict:delete(self.prefix .. "down")
         self.dict:delete(self.prefix .. "probe")
@@ -84,17 +111,25 @@ local function note_success(self)
 end
 
 
+local function shake_hands(self, sock)
+    if self.client_cert then
+        local ok, err = sock:setclientcert(self.client_cert, self.client_key)
+        if not ok then
+            return nil, err
+        end
+    end
+    return sock:sslhandshake(false, self.server_name, true)
+end
+
+
 -- A connection, or nil and why there is none. `fresh` asks for one that no pool had.
 function _M.connect(self, deadline, fresh)
-    if is_down(self) then
-        return nil, "the server can't be reached"
-    end
     local sock, err = tcp()
     if not sock then
         return nil, err
     end
     sock:settimeout(max(1, floor(1000 * min(self.connect_timeout, deadline - now()))))
-    local options = { pool = "ssl-cert-server:" .. self.id .. (fresh and ":fresh" or "") }
+    local options = { pool = self.pool .. (fresh and ":fresh" or "") }
     local ok
     if self.port then
         ok, err = sock:connect(self.address, self.port, options)
@@ -102,12 +137,15 @@ function _M.connect(self, deadline, fresh)
         ok, err = sock:connect(self.address, options)
     end
     if not ok then
-        note_failure(self)
         return nil, "connect: " .. tostring(err)
     end
     local reused = (sock:getreusedtimes() or 0) > 0
-    if not reused then
-        note_success(self)
+    if self.tls and not reused then
+        ok, err = shake_hands(self, sock)
+        if not ok then
+            sock:close()
+            return nil, "TLS: " .. tostring(err)
+        end
     end
     return { sock = sock, deadline = deadline, buffer = "", reused = reused, fresh = fresh, heard = false }
 end

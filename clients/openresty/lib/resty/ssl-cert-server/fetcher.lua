@@ -1,7 +1,6 @@
--- Brings certificates from the server into the store: one request per name over all workers.
+-- Brings certificates and staples from the server into the store: one request per name over all workers.
 
 local certificate = require "resty.ssl-cert-server.certificate"
-local http = require "resty.ssl-cert-server.http"
 local jobs = require "resty.ssl-cert-server.jobs"
 
 local ngx = ngx
@@ -9,28 +8,23 @@ local WARN = ngx.WARN
 local match = string.match
 local max, min = math.max, math.min
 local now = ngx.now
-local pcall, setmetatable, tonumber, tostring = pcall, setmetatable, tonumber, tostring
+local pairs, pcall, setmetatable, tostring, type = pairs, pcall, setmetatable, tostring, type
 local sleep = ngx.sleep
 local spawn, kill = ngx.thread.spawn, ngx.thread.kill
 
-local BODY_LIMIT = 1024 * 1024  -- bytes; a chain of ten RSA certificates is about 20 KiB
-local REFRESHERS = 8            -- concurrent refreshes per worker
-local REFRESH_TIMEOUT = 10      -- seconds; the server answers from memory for a name it knows
-local REFUSED_TTL = 60          -- seconds a 400 is believed
+local CERTIFICATE_LIMIT = 256 * 1024  -- bytes; a chain of ten RSA certificates is about 20 KiB
+local STAPLE_LIMIT = 64 * 1024
+local REFRESHERS = 8                  -- concurrent refreshes per worker
+local PROMPT_TIMEOUT = 10             -- seconds; the server answers from memory for a name it knows
+local REFUSED_TTL = 60                -- seconds a 400 is believed
 local MAX_RETRY_AFTER = 60
-local DEFAULT_304_TTL = 60
 
 local _M = {}
 local mt = { __index = _M }
 
 
-local function seconds(header)
-    return tonumber(match(header or "", "^%d+$") or "")
-end
-
-
 local function failure_ttl(self, response)
-    local after = seconds(response.headers["retry-after"])
+    local after = certificate.seconds(response.headers["retry-after"])
     if after then
         return max(1, min(after, MAX_RETRY_AFTER))
     end
@@ -38,25 +32,41 @@ local function failure_ttl(self, response)
 end
 
 
--- Asks the server. known: the record we have, or nil. Returns a record and its entry; or nil, the reason, and the
--- seconds to remember it: none where the server can't be reached, which is remembered for all names together.
-local function ask(self, name, known, timeout)
-    local response, err, kind = http.get(self.backend, {
-        path = "/cert/" .. name, timeout = timeout, limit = BODY_LIMIT,
-        etag = known and '"' .. known.fingerprint .. '"',
+-- The next three return a record (the first: a response), and for a certificate that is new its entry; or nil, the
+-- reason, and the seconds to remember it: none where the server can't be reached, which is remembered for all names
+-- together; and the status, if that was the reason.
+
+local function request(self, key, limit, known, prompt)
+    self.counts.requests = self.counts.requests + 1
+    local response, err, kind = self.client:get({
+        path = "/" .. key, limit = limit, prompt = prompt,
+        timeout = prompt and min(self.fetch_timeout, PROMPT_TIMEOUT) or self.fetch_timeout,
+        etag = known and '"' .. known.fingerprint .. '"' or nil,
     })
     if not response then
         return nil, err, kind ~= "unreachable" and self.failure_ttl or nil
     end
+    return response
+end
+
+
+local function ask_certificate(self, key, known, of)
+    if known then
+        self.counts.refreshes = self.counts.refreshes + 1
+    end
+    local response, err, ttl = request(self, key, CERTIFICATE_LIMIT, known, known ~= nil or of ~= nil)
+    if not response then
+        return nil, err, ttl
+    end
     local record, entry
     if response.status == 200 then
-        record, entry = certificate.parse_answer(response.body)
+        record, entry = certificate.parse_answer(response, match(key, "%?keytype=(.*)$"))
     elseif response.status == 304 and known then
-        known.refresh_at = certificate.refresh_at(seconds(response.headers["x-ttl"]) or DEFAULT_304_TTL)
-        entry, err = certificate.parse_record(known)
-        record, entry = entry and known, entry or err
+        self.counts.not_modified = self.counts.not_modified + 1
+        certificate.note_headers(known, response.headers)
+        return known
     else
-        return nil, "the server answered " .. response.status, failure_ttl(self, response)
+        return nil, "the server answered " .. response.status, failure_ttl(self, response), response.status
     end
     if not record then
         return nil, "unusable answer: " .. tostring(entry), self.failure_ttl
@@ -65,40 +75,139 @@ local function ask(self, name, known, timeout)
 end
 
 
+local function ask_staple(self, key, _, of)
+    local response, err, ttl = request(self, key, STAPLE_LIMIT, nil, true)
+    if not response then
+        return nil, err, ttl
+    end
+    local status = response.status
+    if status ~= 200 and status ~= 204 and status ~= 404 then
+        return nil, "the server answered " .. status, failure_ttl(self, response)
+    end
+    local record
+    record, err = certificate.parse_staple(response, of)
+    if not record then
+        return nil, "unusable staple: " .. err, self.failure_ttl
+    end
+    if record.der then
+        self.counts.staples = self.counts.staples + 1
+    end
+    return record
+end
+
+
+-- With the name's lock
+
+-- The server named it as changed, and then refused it: nobody may have it any longer.
+local function withdraw(self, name)
+    self.store:drop(name)
+    self.store.journal:tell({ "-" .. name })
+    self.log(WARN, "withdraw", name, ": the server no longer permits it: its certificate is out of service")
+end
+
+
+local function is_news(known, record)
+    return not known or known.fingerprint ~= record.fingerprint or known.der ~= record.der
+        or known.other ~= record.other
+end
+
+
+-- Asks for a key where that is wanted. Returns the record in force, if any, and the entry or the failure.
+local function bring(self, name, key, ask, of)
+    local store = self.store
+    local named, since = store:changed_at(name)
+    local known = store:record(key)
+    if not store:wants(key, known, since) then
+        return known, store:failure(key)
+    end
+    -- A 304 leaves its mark on the record that was known.
+    local before = known and { fingerprint = known.fingerprint, der = known.der, other = known.other }
+    local asked_at = now()
+    local record, result, ttl, status = ask(self, key, known, of)
+    if record then
+        record.asked_at = asked_at
+        store:save(key, record)
+        -- A part that was missing is looked for once a second anyhow.
+        if (before or since > 0) and is_news(before, record) then
+            store.journal:tell({ name })
+        end
+        return record, result
+    end
+    self.counts.errors = self.counts.errors + 1
+    if ttl then
+        store:save_failure(key, result, ttl)
+    end
+    self.log(WARN, "fetch", key, ": ", result)
+    if status == 400 and known and named >= known.asked_at and key == store.certificate_key(name) then
+        withdraw(self, name)
+        return nil, result
+    end
+    if since > 0 then
+        store.journal:tell({ name })  -- so that all look, and try again once the failure is forgotten
+    end
+    return known, result
+end
+
+
+-- All that belongs to a certificate that is there.
+local function bring_rest(self, name, record)
+    local store = self.store
+    local other = record.other and bring(self, name, store.certificate_key(name, record.other), ask_certificate, record)
+    if not store.stapling then
+        return
+    end
+    for _, certified in pairs({ record, other or nil }) do
+        if certified.type < 100 then
+            bring(self, name, store.staple_key(name, certified.fingerprint), ask_staple, certified)
+        end
+    end
+end
+
+
+local function refresh(self, name)
+    local record, err = bring(self, name, self.store.certificate_key(name), ask_certificate)
+    if record then
+        bring_rest(self, name, record)
+    end
+    self.store:look_again(name)
+    return true, type(err) == "string" and err or nil
+end
+
+
 -- What made a request needless: a certificate that will do, or a failure that stands.
-local function settled(self, name, refresh)
-    local record = self.store:record(name)
-    local entry = record and (not refresh or record.refresh_at > now()) and self.store:load(name)
+local function settled(self, name)
+    local entry = self.store:update(name)
     if entry then
         return entry
     end
-    return nil, self.store:failure(name)
+    return nil, self.store:failure(self.store.certificate_key(name))
 end
 
 
-local function fetch(self, name, refresh)
-    local entry, failure = settled(self, name, refresh)  -- once more, now that the lock is ours
+local function fetch(self, name)
+    local entry, failure = settled(self, name)  -- once more, now that the lock is ours
     if entry or failure then
         return entry, failure
     end
-    local timeout = refresh and min(self.fetch_timeout, REFRESH_TIMEOUT) or self.fetch_timeout
-    local record, result, ttl = ask(self, name, self.store:record(name), timeout)
-    if record then
-        return self.store:save(name, record, result)
+    local record, result = bring(self, name, self.store.certificate_key(name), ask_certificate)
+    if not record or type(result) ~= "table" then
+        return nil, result or "the record can't be used"
     end
-    if ttl then
-        self.store:save_failure(name, result, ttl)
+    local wanted
+    entry, wanted = self.store:adopt(name, result)
+    if wanted then
+        self:refresh(name)  -- for the rest
     end
-    self.log(WARN, "fetch", name, ": ", result)
-    return nil, result
+    return entry
 end
 
 
-local function fetch_locked(self, name, refresh, token)
-    local holder = spawn(self.store.hold, self.store, name, token)
-    local ok, entry, err = pcall(fetch, self, name, refresh)
+-- Calls work(self, name) with the lock held.
+local function locked(self, name, token, work)
+    local holder = spawn(self.locks.hold, self.locks, name, token)
+    local ok, entry, err = pcall(work, self, name)
     kill(holder)
-    self.store:unlock(name, token)
+    self.locks:unlock(name, token)
     if not ok then
         err = "internal error: " .. tostring(entry)
         self.log(ngx.ERR, "internal", name, ": ", err)
@@ -108,20 +217,19 @@ local function fetch_locked(self, name, refresh, token)
 end
 
 
-local function perform(self, name, refresh)
+-- Jobs
+
+local function perform_fetch(self, name)
     local deadline = now() + self.fetch_timeout
     local pause = 0.01
     repeat
-        local entry, failure = settled(self, name, refresh)
+        local entry, failure = settled(self, name)
         if entry or failure then
             return entry, failure
         end
-        local token = self.store:lock(name)
+        local token = self.locks:lock(name)
         if token then
-            return fetch_locked(self, name, refresh, token)
-        end
-        if refresh then
-            return nil  -- a peer is at it, and its result will be in the dictionary
+            return locked(self, name, token, fetch)
         end
         sleep(pause)
         pause = min(pause * 1.5, 0.25)
@@ -130,19 +238,40 @@ local function perform(self, name, refresh)
 end
 
 
--- options: backend, store, log, max_fetches, and in seconds wait_timeout, fetch_timeout and failure_ttl.
+-- Where a peer is at it, its result will be in the dictionary; but what it asked for may be older than a change that
+-- was heard of since.
+local function perform_refresh(self, name)
+    local deadline = now() + PROMPT_TIMEOUT
+    local pause = 0.01
+    repeat
+        local token = self.locks:lock(name)
+        local _, err
+        if token then
+            _, err = locked(self, name, token, refresh)
+        end
+        if err or not self.store:is_outdated(name) then
+            return
+        end
+        sleep(pause)
+        pause = min(pause * 1.5, 0.25)
+    until now() > deadline
+end
+
+
+-- options: client, store, locks, log, counts, max_fetches, and in seconds wait_timeout, fetch_timeout and failure_ttl.
 function _M.new(options)
     local self = setmetatable({
-        backend = options.backend, store = options.store, log = options.log,
-        wait_timeout = options.wait_timeout, fetch_timeout = options.fetch_timeout, failure_ttl = options.failure_ttl,
+        client = options.client, store = options.store, locks = options.locks, log = options.log,
+        counts = options.counts, wait_timeout = options.wait_timeout, fetch_timeout = options.fetch_timeout,
+        failure_ttl = options.failure_ttl,
     }, mt)
     self.visitors = jobs.new({
         limit = options.max_fetches, patience = options.wait_timeout,
-        perform = function(job) return perform(self, job.name, false) end,
+        perform = function(job) return perform_fetch(self, job.name) end,
     })
     self.refreshes = jobs.new({
         limit = REFRESHERS,
-        perform = function(job) return perform(self, job.name, true) end,
+        perform = function(job) return perform_refresh(self, job.name) end,
     })
     return self
 end
@@ -158,12 +287,14 @@ function _M.fetch(self, name)
 end
 
 
--- For a name with one: returns at once.
+-- For a name with one: returns at once. nil and an error if there are too many.
 function _M.refresh(self, name)
     local job, err = self.refreshes:start(name)
     if not job then
         self.log(WARN, "refresh", name, ": ", tostring(err))
+        return nil, err
     end
+    return true
 end
 
 

@@ -219,15 +219,17 @@ local function render(backend, request)
     if request.etag then
         lines[#lines + 1] = "If-None-Match: " .. request.etag
     end
+    if request.token then
+        lines[#lines + 1] = "Authorization: Bearer " .. request.token
+    end
     return concat(lines, "\r\n") .. "\r\n\r\n"
 end
 
 
--- request: path, timeout (seconds, for all of it), limit (bytes of the body), host (nil: the server's own), etag
--- (or nil); the caller vouches for the characters in them.
--- Returns {status, headers, body}, or nil, the error, and its kind: "unreachable", "timeout" or nil.
-function _M.get(backend, request)
-    local deadline = now() + request.timeout
+-- request: path, limit (bytes of the body), host (nil: the server's own), etag and token (or nil); the caller vouches
+-- for the characters in them. deadline: a time by which all of it must be over.
+-- Returns {status, headers, body}, or nil, the error, and its kind: "unreachable", "timeout" or "broken".
+function _M.get(backend, request, deadline)
     local head = render(backend, request)
     for attempt = 1, 2 do
         local connection, err = backend:connect(deadline, attempt == 2)
@@ -247,7 +249,7 @@ function _M.get(backend, request)
         connection.sock:close()
         -- A kept connection that was closed in the meantime says nothing about the server: once more, on a new one.
         if not connection.reused or connection.heard or err == "timeout" then
-            return nil, tostring(err), err == "timeout" and "timeout" or nil
+            return nil, tostring(err), err == "timeout" and "timeout" or "broken"
         end
     end
 end

@@ -112,6 +112,12 @@ function _M.start(self, name)
 end
 
 
+-- How many jobs nobody has begun.
+function _M.waiting(self)
+    return self.last - self.first + 1
+end
+
+
 -- Waits for a job: its result, or nil and its error.
 function _M.wait(_, job, timeout)
     if not job.done then

@@ -1,6 +1,8 @@
--- What the workers share, and each one's parsed copy of it: certificates, failures, and the locks of fetches under way.
+-- What the workers share, and each one's parsed copy of it.
 --
--- Everything in the dictionary expires. Failures and locks never push a certificate out of it.
+-- A key of the shared dictionary is what the server is asked for: "cert/NAME", "cert/NAME?keytype=rsa" for the other
+-- key type, "ocsp/NAME?fp=FINGERPRINT". Everything in the dictionary expires. Failures, locks and notes never push a
+-- certificate out of it.
 
 local cjson = require "cjson.safe"
 local lrucache = require "resty.lrucache"
@@ -8,38 +10,45 @@ local certificate = require "resty.ssl-cert-server.certificate"
 
 local ngx = ngx
 local ERR, WARN = ngx.ERR, ngx.WARN
-local concat = table.concat
-local match = string.match
-local max = math.max
+local max, min = math.max, math.min
 local now = ngx.now
-local setmetatable, tostring, type = setmetatable, tostring, type
-local sleep = ngx.sleep
+local byte, sub = string.byte, string.sub
+local pairs, setmetatable, tostring, type = pairs, setmetatable, tostring, type
 
-local LEASE = 5            -- seconds a lock outlives a worker that died; a living one keeps renewing it
+local RECHECK = 1             -- seconds between looks for something newer than what is past its time
 local LOCAL_FAILURES = 1000
+local NOTED = 86400           -- seconds, as no ttl is longer
+local SELF_SIGNED = 100       -- the type from which on no certificate has a staple
 
 local _M = {}
 local mt = { __index = _M }
 
 
--- options: dict, dict_name, prefix (of every key), lru_maxitems, log.
+-- options: dict, dict_name, prefix (of every key), lru_maxitems, stapling, log, journal, locks.
 function _M.new(options)
     return setmetatable({
-        dict = options.dict,
-        dict_name = options.dict_name,
-        prefix = options.prefix,
-        log = options.log,
-        entries = lrucache.new(options.lru_maxitems),
-        failures = lrucache.new(LOCAL_FAILURES),
-        identity = match(tostring({}), "0x%x+") or tostring(now()),
-        serial = 0,
+        dict = options.dict, dict_name = options.dict_name, prefix = options.prefix, log = options.log,
+        journal = options.journal, locks = options.locks, stapling = options.stapling,
+        entries = lrucache.new(options.lru_maxitems), failures = lrucache.new(LOCAL_FAILURES),
     }, mt)
 end
 
 
+function _M.certificate_key(name, family)
+    return "cert/" .. name .. (family and "?keytype=" .. family or "")
+end
+
+
+function _M.staple_key(name, fingerprint)
+    return "ocsp/" .. name .. "?fp=" .. fingerprint
+end
+
+
+-- Records
+
 -- The record, unless it has expired.
-function _M.record(self, name)
-    local text = self.dict:get(self.prefix .. "cert:" .. name)
+function _M.record(self, key)
+    local text = self.dict:get(self.prefix .. key)
     local record = text and cjson.decode(text)
     if type(record) == "table" and record.expire_at > now() then
         return record
@@ -47,94 +56,208 @@ function _M.record(self, name)
 end
 
 
+function _M.save(self, key, record)
+    local ok, err, forcible = self.dict:set(self.prefix .. key, cjson.encode(record), max(1, record.expire_at - now()))
+    if not ok then
+        self.log(ERR, "store", key, ": not stored in ", self.dict_name, ": ", tostring(err))
+    elseif forcible then
+        self.log(WARN, "full", "lua_shared_dict ", self.dict_name, " is too small: certificates in use drop out of it")
+    end
+    self:forget_failure(key)
+end
+
+
+-- Failures
+
+-- Why the key lately failed, or nil.
+function _M.failure(self, key)
+    return self.failures:get(key) or self.dict:get(self.prefix .. "fail:" .. key)
+end
+
+
+-- The last quarter of the dictionary is for certificates: beyond, each worker remembers failures by itself.
+function _M.save_failure(self, key, reason, ttl)
+    self.failures:set(key, reason, ttl)
+    if self.dict:free_space() > self.dict:capacity() / 4 then
+        self.dict:safe_set(self.prefix .. "fail:" .. key, reason, ttl)
+    end
+end
+
+
+function _M.forget_failure(self, key)
+    self.failures:delete(key)
+    self.dict:delete(self.prefix .. "fail:" .. key)
+end
+
+
+-- Changes
+
+-- Notes that the server said at `time` that this name changed: what was asked for until then is to be asked for again.
+function _M.note_change(self, name, time)
+    self.dict:safe_set(self.prefix .. "changed:" .. name, time, NOTED)
+    self:forget_failure(self.certificate_key(name))
+end
+
+
+-- The same for all names.
+function _M.note_reset(self, time)
+    self.dict:set(self.prefix .. "reset", time)
+end
+
+
+function _M.reset_at(self)
+    return self.dict:get(self.prefix .. "reset") or 0
+end
+
+
+-- The time of the last change that was heard of for this name alone, and for it or all.
+function _M.changed_at(self, name)
+    local named = self.dict:get(self.prefix .. "changed:" .. name) or 0
+    return named, max(named, self:reset_at())
+end
+
+
+-- Whether anything is kept, or being fetched, that a change of this name could concern.
+function _M.is_known(self, name)
+    return self.locks:is_locked(name) or self.dict:ttl(self.prefix .. self.certificate_key(name)) ~= nil
+        or self.entries:get(name) ~= nil or self:failure(self.certificate_key(name)) ~= nil
+end
+
+
+-- Whether a change was heard of that what is on record is older than.
+function _M.is_outdated(self, name)
+    local record = self:record(self.certificate_key(name))
+    local _, since = self:changed_at(name)
+    return record ~= nil and record.asked_at <= since
+end
+
+
+-- Whether to ask the server for a key. since: a time; what was asked for until then won't do.
+function _M.wants(self, key, record, since)
+    if record and record.refresh_at > now() and record.asked_at > since then
+        return false
+    end
+    return self:failure(key) == nil
+end
+
+
+-- Entries
+
 local function keep(self, name, entry)
-    self.entries:set(name, entry, max(1, entry.expire_at - now()))
+    self.entries:set(name, entry, max(0.001, entry.expire_at - now()))
     return entry
 end
 
 
--- The entry of the shared record, parsed anew and kept.
-function _M.load(self, name)
-    local record = self:record(name)
-    local entry = record and certificate.parse_record(record)
-    return entry and keep(self, name, entry)
+-- Brings one part's staple up to date. Returns when to look again, and whether to ask the server.
+local function update_staple(self, name, part, since)
+    if not self.stapling or part.type >= SELF_SIGNED then
+        return part.expire_at, false
+    end
+    local key = self.staple_key(name, part.fingerprint)
+    local record = self:record(key)
+    if record then
+        certificate.attach_staple(part, record)
+    elseif part.staple and part.staple_until <= now() then
+        part.staple = nil
+    end
+    return record and min(record.refresh_at, record.expire_at) or 0, self:wants(key, record, since)
 end
 
 
--- The entry: this worker's own, else the shared one.
-function _M.entry(self, name)
-    local entry = self.entries:get(name)
-    if entry and entry.expire_at > now() then
-        return entry
+local function update_other(self, name, entry, record, since)
+    local key = record.other and self.certificate_key(name, record.other)
+    local other = key and self:record(key)
+    if not other then
+        entry.other = nil
+        return key and 0 or entry.expire_at, key and self:wants(key, nil, since)
     end
-    return self:load(name)
+    if not entry.other or entry.other.fingerprint ~= other.fingerprint then
+        entry.other = certificate.parse_record(other)
+    end
+    return min(other.refresh_at, other.expire_at), self:wants(key, other, since)
 end
 
 
-function _M.save(self, name, record, entry)
-    local key = self.prefix .. "cert:" .. name
-    local ok, err, forcible = self.dict:set(key, cjson.encode(record), max(1, record.expire_at - now()))
-    if not ok then
-        self.log(ERR, "store", name, ": not stored in ", self.dict_name, ": ", tostring(err))
-    elseif forcible then
-        self.log(WARN, "full", "lua_shared_dict ", self.dict_name, " is too small: certificates in use drop out of it")
+-- When none of this may be used any longer as it is.
+local function must_look_at(entry)
+    local at = entry.expire_at
+    for _, part in pairs({ entry, entry.other }) do
+        at = min(at, part.expire_at, part.staple and part.staple_until or at)
     end
-    self.failures:delete(name)
-    self.dict:delete(self.prefix .. "fail:" .. name)
-    return keep(self, name, entry)
+    return at
+end
+
+
+-- Brings an entry up to date with what is on record; `entry` is nil where the worker has none. Returns the entry, or
+-- nil where there is none to be had, and whether the server should be asked for any part of it.
+function _M.update(self, name, entry)
+    local _, since = self:changed_at(name)
+    local key = self.certificate_key(name)
+    local record = self:record(key)
+    if record and not (entry and entry.fingerprint == record.fingerprint) then
+        entry = certificate.parse_record(record) or entry
+    end
+    if not entry then
+        return nil, false
+    end
+    local look_at, wanted = record and record.refresh_at or 0, self:wants(key, record, since)
+    local function also(at, asks)
+        look_at, wanted = min(look_at, at), wanted or asks
+    end
+    if record then
+        also(update_other(self, name, entry, record, since))
+    end
+    also(update_staple(self, name, entry, since))
+    if entry.other then
+        also(update_staple(self, name, entry.other, since))
+    end
+    entry.check_at = min(max(look_at, now() + RECHECK), must_look_at(entry))
+    if wanted then
+        entry.check_at = min(entry.check_at, now() + RECHECK)
+    end
+    return keep(self, name, entry), wanted
+end
+
+
+-- Puts an entry that was just fetched in service, also where the dictionary had no room for its record.
+function _M.adopt(self, name, entry)
+    return self:update(name, keep(self, name, entry))
 end
 
 
 function _M.drop(self, name)
     self.entries:delete(name)
-    self.dict:delete(self.prefix .. "cert:" .. name)
+    self.dict:delete(self.prefix .. self.certificate_key(name))
 end
 
 
--- Why the name lately failed, or nil.
-function _M.failure(self, name)
-    return self.failures:get(name) or self.dict:get(self.prefix .. "fail:" .. name)
-end
+-- Between workers
 
-
--- The last quarter of the dictionary is for certificates: beyond, each worker remembers failures by itself.
-function _M.save_failure(self, name, reason, ttl)
-    self.failures:set(name, reason, ttl)
-    if self.dict:free_space() > self.dict:capacity() / 4 then
-        self.dict:safe_set(self.prefix .. "fail:" .. name, reason, ttl)
+-- Has this worker look at the name again at the next handshake.
+function _M.look_again(self, name)
+    local entry = self.entries:get(name)
+    if entry then
+        entry.check_at = 0
     end
+    self.failures:delete(self.certificate_key(name))
 end
 
 
--- A token for unlock(), or nil when another holds the lock.
-function _M.lock(self, name)
-    self.serial = self.serial + 1
-    local token = concat({ ngx.worker.pid(), self.identity, self.serial }, ":")
-    local ok, err = self.dict:safe_add(self.prefix .. "lock:" .. name, token, LEASE)
-    if ok or err ~= "exists" then
-        return token  -- "no memory": that two workers ask for the same name is better than that none does
-    end
-end
-
-
--- Keeps the lock from lapsing for as long as it is ours; for a light thread, which the holder kills.
-function _M.hold(self, name, token)
-    local key = self.prefix .. "lock:" .. name
-    repeat
-        sleep(LEASE / 3)
-        local ours = self.dict:get(key) == token
-        if ours then
-            self.dict:expire(key, LEASE)
+-- Does what other workers told.
+function _M.catch_up(self)
+    self.journal:read(function(name)
+        if byte(name) == 0x2d then
+            self.entries:delete(sub(name, 2))
+        else
+            self:look_again(name)
         end
-    until not ours
-end
-
-
-function _M.unlock(self, name, token)
-    local key = self.prefix .. "lock:" .. name
-    if self.dict:get(key) == token then
-        self.dict:delete(key)
-    end
+    end, function()
+        local names = self.entries:get_keys()
+        for index = #names, 1, -1 do  -- the least recently used first, so that they stay in that order
+            self:look_again(names[index])
+        end
+    end)
 end
 
 
