@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
 import os
@@ -207,7 +208,19 @@ class Nginx:
 
 
 class CheckedNginx(Nginx):
-    """nginx whose log must be clean, in the end, of what it must never hold."""
+    """nginx whose log must be clean, in the end, of what it must never hold.
+
+    An asynchronous context manager, too, so that a server in the test's own loop still answers while nginx ends.
+    """
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
 
     def stop(self) -> None:
         super().stop()

@@ -17,7 +17,7 @@ QUIET = 0.3  # seconds in which a request that should not come would have come
 async def test_gives_the_certificate_of_the_name(prefix: Path) -> None:
     async with StandIn() as server:
         server.pairs["rsa.example.com"] = make_pair("rsa.example.com", use_rsa=True)
-        with CheckedNginx(prefix, backend=server.backend) as nginx:
+        async with CheckedNginx(prefix, backend=server.backend) as nginx:
             assert await handshake(nginx.https_port) == server.pairs[NAME].der
             assert await handshake(nginx.https_port, "rsa.example.com") == server.pairs["rsa.example.com"].der
             assert server.paths == [f"/cert/{NAME}", "/cert/rsa.example.com"]
@@ -25,11 +25,10 @@ async def test_gives_the_certificate_of_the_name(prefix: Path) -> None:
 
 
 async def test_asks_once_per_name_over_all_workers(prefix: Path) -> None:
-    async with StandIn() as server:
-        with CheckedNginx(prefix, backend=server.backend) as nginx:
-            for name in [NAME, NAME.upper(), NAME] * 10:
-                assert await handshake(nginx.https_port, name) == server.pairs[NAME].der
-            assert server.paths == [f"/cert/{NAME}"]
+    async with StandIn() as server, CheckedNginx(prefix, backend=server.backend) as nginx:
+        for name in [NAME, NAME.upper(), NAME] * 10:
+            assert await handshake(nginx.https_port, name) == server.pairs[NAME].der
+        assert server.paths == [f"/cert/{NAME}"]
 
 
 async def test_a_hundred_visitors_of_a_cold_name_cause_one_request(prefix: Path) -> None:
@@ -40,7 +39,7 @@ async def test_a_hundred_visitors_of_a_cold_name_cause_one_request(prefix: Path)
             return await server.usual(request)
 
         server.answer = slowly
-        with CheckedNginx(prefix, backend=server.backend) as nginx:
+        async with CheckedNginx(prefix, backend=server.backend) as nginx:
             ders = await asyncio.gather(*(handshake(nginx.https_port) for _ in range(100)))
             assert set(ders) == {server.pairs[NAME].der}
             assert server.paths == [f"/cert/{NAME}"]
@@ -49,7 +48,7 @@ async def test_a_hundred_visitors_of_a_cold_name_cause_one_request(prefix: Path)
 async def test_many_cold_names_at_once(prefix: Path) -> None:
     async with StandIn() as server:
         names = [f"n{number}.example.com" for number in range(150)]
-        with CheckedNginx(prefix, backend=server.backend, options="max_fetches = 4,") as nginx:
+        async with CheckedNginx(prefix, backend=server.backend, options="max_fetches = 4,") as nginx:
             ders = await asyncio.gather(*(handshake(nginx.https_port, name) for name in names))
             assert list(ders) == [server.pairs[name].der for name in names]
             assert len(server.requests) == len(names)
@@ -65,7 +64,7 @@ async def test_a_request_longer_than_the_lease_keeps_its_lock(prefix: Path) -> N
             return await server.usual(request)
 
         server.answer = when_released
-        with CheckedNginx(prefix, backend=server.backend, workers=4) as nginx:
+        async with CheckedNginx(prefix, backend=server.backend, workers=4) as nginx:
             visitors = [asyncio.create_task(handshake(nginx.https_port)) for _ in range(20)]
             await asyncio.sleep(7)  # the lease is 5 s
             release.set()
@@ -101,7 +100,7 @@ async def test_a_visitor_who_hangs_up_does_not_stop_the_fetch(prefix: Path) -> N
             return await server.usual(request)
 
         server.answer = when_released
-        with CheckedNginx(prefix, backend=server.backend) as nginx:
+        async with CheckedNginx(prefix, backend=server.backend) as nginx:
             visitor = asyncio.create_task(handshake(nginx.https_port))
             await until(lambda: len(server.requests) == 1)
             visitor.cancel()
@@ -122,7 +121,7 @@ async def test_a_visitor_waits_no_longer_than_wait_timeout(prefix: Path) -> None
             return await server.usual(request)
 
         server.answer = when_released
-        with CheckedNginx(prefix, backend=server.backend, options="wait_timeout = 0.5,") as nginx:
+        async with CheckedNginx(prefix, backend=server.backend, options="wait_timeout = 0.5,") as nginx:
             assert await quickly(nginx.https_port) == nginx.fallback_der
             release.set()
             await until(lambda: NAME in server.pairs)
@@ -131,13 +130,11 @@ async def test_a_visitor_waits_no_longer_than_wait_timeout(prefix: Path) -> None
 
 
 async def test_a_unix_socket(prefix: Path, short_path: str) -> None:
-    async with StandIn(path=short_path) as server:
-        with CheckedNginx(prefix, backend=server.backend) as nginx:
-            assert await handshake(nginx.https_port) == server.pairs[NAME].der
-            assert server.requests[0].headers["host"] == "localhost"
+    async with StandIn(path=short_path) as server, CheckedNginx(prefix, backend=server.backend) as nginx:
+        assert await handshake(nginx.https_port) == server.pairs[NAME].der
+        assert server.requests[0].headers["host"] == "localhost"
 
 
 async def test_a_url_as_backend(prefix: Path) -> None:
-    async with StandIn() as server:
-        with CheckedNginx(prefix, backend=f"http://{server.backend}/") as nginx:
-            assert await handshake(nginx.https_port) == server.pairs[NAME].der
+    async with StandIn() as server, CheckedNginx(prefix, backend=f"http://{server.backend}/") as nginx:
+        assert await handshake(nginx.https_port) == server.pairs[NAME].der

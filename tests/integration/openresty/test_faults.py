@@ -20,16 +20,15 @@ QUIET = 0.3  # seconds in which a request that should not come would have come
 
 
 async def test_a_server_that_is_down(prefix: Path) -> None:
-    async with StandIn() as server:
-        with CheckedNginx(prefix, backend=server.backend, options=QUICK) as nginx:
-            assert await handshake(nginx.https_port) == server.pairs[NAME].der
-            await server.stop()
-            for _ in range(10):
-                assert await quickly(nginx.https_port) == server.pairs[NAME].der
-                assert await quickly(nginx.https_port, "cold.example.com") == nginx.fallback_der
-            await server.start()
-            server.pairs["cold.example.com"] = make_pair("cold.example.com")
-            await until_served(nginx.https_port, server.pairs["cold.example.com"].der, "cold.example.com")
+    async with StandIn() as server, CheckedNginx(prefix, backend=server.backend, options=QUICK) as nginx:
+        assert await handshake(nginx.https_port) == server.pairs[NAME].der
+        await server.stop()
+        for _ in range(10):
+            assert await quickly(nginx.https_port) == server.pairs[NAME].der
+            assert await quickly(nginx.https_port, "cold.example.com") == nginx.fallback_der
+        await server.start()
+        server.pairs["cold.example.com"] = make_pair("cold.example.com")
+        await until_served(nginx.https_port, server.pairs["cold.example.com"].der, "cold.example.com")
 
 
 async def test_a_kept_connection_that_the_server_closed(prefix: Path) -> None:
@@ -39,7 +38,7 @@ async def test_a_kept_connection_that_the_server_closed(prefix: Path) -> None:
             answer = await server.usual(request)
             return Answer(answer.status, answer.headers, answer.body, close=True)
 
-        with CheckedNginx(prefix, backend=server.backend, workers=1) as nginx:
+        async with CheckedNginx(prefix, backend=server.backend, workers=1) as nginx:
             server.answer = then_close
             for number in range(20):
                 name = f"n{number}.example.com"
@@ -47,24 +46,23 @@ async def test_a_kept_connection_that_the_server_closed(prefix: Path) -> None:
 
 
 async def test_a_connection_closed_instead_of_an_answer_is_tried_once_more(prefix: Path) -> None:
-    async with StandIn() as server:
-        with CheckedNginx(prefix, backend=server.backend, workers=1) as nginx:
-            await handshake(nginx.https_port)
+    async with StandIn() as server, CheckedNginx(prefix, backend=server.backend, workers=1) as nginx:
+        await handshake(nginx.https_port)
 
-            async def hang_up_once(request: Request) -> Answer:
-                server.answer = server.usual
-                return Answer(raw=b"", close=True)
+        async def hang_up_once(request: Request) -> Answer:
+            server.answer = server.usual
+            return Answer(raw=b"", close=True)
 
-            server.answer = hang_up_once
-            name = "other.example.com"
-            assert await quickly(nginx.https_port, name) == server.pairs[name].der
-            assert server.paths == [f"/cert/{NAME}", f"/cert/{name}", f"/cert/{name}"]
+        server.answer = hang_up_once
+        name = "other.example.com"
+        assert await quickly(nginx.https_port, name) == server.pairs[name].der
+        assert server.paths == [f"/cert/{NAME}", f"/cert/{name}", f"/cert/{name}"]
 
 
 async def test_past_its_ttl_a_certificate_is_served_and_refreshed(prefix: Path) -> None:
     async with StandIn() as server:
         server.ttl = 1
-        with CheckedNginx(prefix, backend=server.backend) as nginx:
+        async with CheckedNginx(prefix, backend=server.backend) as nginx:
             assert await handshake(nginx.https_port) == server.pairs[NAME].der
             first = server.requests[0]
             assert "if-none-match" not in first.headers
@@ -92,7 +90,7 @@ async def test_past_its_ttl_a_certificate_is_served_and_refreshed(prefix: Path) 
 async def test_a_renewed_certificate_replaces_the_old_one_in_every_worker(prefix: Path) -> None:
     async with StandIn() as server:
         server.ttl = 1
-        with CheckedNginx(prefix, backend=server.backend) as nginx:
+        async with CheckedNginx(prefix, backend=server.backend) as nginx:
             first = await handshake(nginx.https_port)
             assert set(await asyncio.gather(*(handshake(nginx.https_port) for _ in range(50)))) == {first}
             renewed = server.pairs[NAME] = make_pair(NAME)
@@ -109,7 +107,7 @@ async def test_a_renewed_certificate_replaces_the_old_one_in_every_worker(prefix
 async def test_a_refresh_that_fails_leaves_the_certificate_in_service(prefix: Path, status: int) -> None:
     async with StandIn() as server:
         server.ttl = 1
-        with CheckedNginx(prefix, backend=server.backend) as nginx:
+        async with CheckedNginx(prefix, backend=server.backend) as nginx:
             der = await handshake(nginx.https_port)
 
             async def fail(_: Request) -> Answer:
@@ -129,7 +127,7 @@ async def test_a_refresh_that_fails_leaves_the_certificate_in_service(prefix: Pa
 async def test_an_expired_certificate_is_not_served(prefix: Path) -> None:
     async with StandIn() as server:
         server.pairs[NAME] = make_pair(NAME, lifetime=6)
-        with CheckedNginx(prefix, backend=server.backend, options=QUICK) as nginx:
+        async with CheckedNginx(prefix, backend=server.backend, options=QUICK) as nginx:
             assert await handshake(nginx.https_port) == server.pairs[NAME].der
             await server.stop()
             await asyncio.sleep(max(0.0, server.pairs[NAME].expire_at + 0.5 - time.time()))
@@ -143,7 +141,7 @@ async def test_a_failure_is_remembered(prefix: Path) -> None:
             return Answer(400, body=b"not permitted here\n")
 
         server.answer = refuse
-        with CheckedNginx(prefix, backend=server.backend) as nginx:
+        async with CheckedNginx(prefix, backend=server.backend) as nginx:
             for _ in range(20):
                 assert await quickly(nginx.https_port) == nginx.fallback_der
             assert server.paths == [f"/cert/{NAME}"]
@@ -211,7 +209,7 @@ async def test_a_malformed_answer_is_not_kept_and_heals(prefix: Path) -> None:
             return names[request.path.removeprefix("/cert/")]
 
         server.answer = misbehave
-        with CheckedNginx(prefix, backend=server.backend, options=QUICK) as nginx:
+        async with CheckedNginx(prefix, backend=server.backend, options=QUICK) as nginx:
             for name, kind in zip(names, answers, strict=True):
                 assert await quickly(nginx.https_port, name) == nginx.fallback_der, kind
             server.answer = server.usual
@@ -229,7 +227,7 @@ async def test_a_mismatched_pair_is_told_before_nginx_is_given_it(prefix: Path) 
             return json_answer(pair.answer(pkey=other.key_pem))
 
         server.answer = mismatch
-        with CheckedNginx(prefix, backend=server.backend) as nginx:
+        async with CheckedNginx(prefix, backend=server.backend) as nginx:
             assert await quickly(nginx.https_port) == nginx.fallback_der
             assert "certificate and key do not match" in nginx.error_log
 
@@ -243,7 +241,7 @@ async def test_a_chunked_answer(prefix: Path, size: int) -> None:
             return chunked(json.dumps(pair.answer()).encode(), size)
 
         server.answer = in_chunks
-        with CheckedNginx(prefix, backend=server.backend) as nginx:
+        async with CheckedNginx(prefix, backend=server.backend) as nginx:
             assert await quickly(nginx.https_port) == pair.der
 
 
@@ -255,26 +253,25 @@ async def test_an_answer_that_ends_with_the_connection(prefix: Path) -> None:
             return Answer(raw=b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps(pair.answer()).encode(), close=True)
 
         server.answer = until_the_end
-        with CheckedNginx(prefix, backend=server.backend) as nginx:
+        async with CheckedNginx(prefix, backend=server.backend) as nginx:
             assert await quickly(nginx.https_port) == pair.der
 
 
 async def test_a_flood_leaves_the_log_short_and_certificates_in_place(prefix: Path) -> None:
-    async with StandIn() as server:
-        with CheckedNginx(prefix, backend=server.backend) as nginx:
-            der = await handshake(nginx.https_port)
+    async with StandIn() as server, CheckedNginx(prefix, backend=server.backend) as nginx:
+        der = await handshake(nginx.https_port)
 
-            async def refuse(_: Request) -> Answer:
-                return Answer(400)
+        async def refuse(_: Request) -> Answer:
+            return Answer(400)
 
-            server.answer = refuse
-            started = time.monotonic()
-            for start in range(0, 600, 50):
-                names = [f"flood{number}.example.com" for number in range(start, start + 50)]
-                ders = await asyncio.gather(*(handshake(nginx.https_port, name) for name in names))
-                assert set(ders) == {nginx.fallback_der}
-            seconds = int(time.monotonic() - started) + 2
-            lines = [line for line in nginx.error_log.splitlines() if "ssl-cert-server:" in line]
-            kinds, workers = 4, 2
-            assert len(lines) <= kinds * workers * seconds
-            assert await quickly(nginx.https_port) == der
+        server.answer = refuse
+        started = time.monotonic()
+        for start in range(0, 600, 50):
+            names = [f"flood{number}.example.com" for number in range(start, start + 50)]
+            ders = await asyncio.gather(*(handshake(nginx.https_port, name) for name in names))
+            assert set(ders) == {nginx.fallback_der}
+        seconds = int(time.monotonic() - started) + 2
+        lines = [line for line in nginx.error_log.splitlines() if "ssl-cert-server:" in line]
+        kinds, workers = 4, 2
+        assert len(lines) <= kinds * workers * seconds
+        assert await quickly(nginx.https_port) == der

@@ -33,7 +33,7 @@ async def test_two_instances_with_one_dictionary_do_not_meet(prefix: Path) -> No
                 lru_maxitems = 100, shared_dict = "ssl_certs_cache",
             }})
         """
-        with CheckedNginx(prefix, backend=server.backend, init=init, servers=SECOND_SERVER % port) as nginx:
+        async with CheckedNginx(prefix, backend=server.backend, init=init, servers=SECOND_SERVER % port) as nginx:
             for _ in range(5):
                 assert await handshake(nginx.https_port) == server.pairs[NAME].der
                 assert await handshake(port) == other.pairs[NAME].der
@@ -44,14 +44,13 @@ async def test_two_instances_with_one_dictionary_do_not_meet(prefix: Path) -> No
 
 
 async def test_a_reload_keeps_what_is_cached(prefix: Path) -> None:
-    async with StandIn() as server:
-        with CheckedNginx(prefix, backend=server.backend) as nginx:
-            der = await handshake(nginx.https_port)
-            nginx.reload()
-            await until(lambda: nginx.error_log.count("start worker process ") >= 4)
-            for _ in range(10):
-                assert await quickly(nginx.https_port) == der
-            assert len(server.requests) == 1
+    async with StandIn() as server, CheckedNginx(prefix, backend=server.backend) as nginx:
+        der = await handshake(nginx.https_port)
+        nginx.reload()
+        await until(lambda: nginx.error_log.count("start worker process ") >= 4)
+        for _ in range(10):
+            assert await quickly(nginx.https_port) == der
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,13 @@ async def test_a_reload_keeps_what_is_cached(prefix: Path) -> None:
         ('lru_maxitems = "100",', "option 'lru_maxitems' must be a number"),
         ("wait_timeout = 0,", "option 'wait_timeout' must be greater than 0"),
         ('shared_dict = "nowhere",', "nginx.conf has no `lua_shared_dict nowhere 1m;`"),
-        ('backend = "https://127.0.0.1:1",', "https is not supported yet"),
+        ('backend = "https://127.0.0.1:1",', "needs the option 'server_name'"),
+        ('backends = { "127.0.0.1:1" },', "'backend' and 'backends' exclude each other"),
+        ('client_cert = "fallback.pem",', "'client_cert' and 'client_key' go together"),
+        ('client_cert = "nowhere.pem", client_key = "nowhere.key",', "No such file"),
+        ('token = "a b",', "option 'token' must be letters, digits"),
+        ('token = "a", token_file = "b",', "'token' and 'token_file' exclude each other"),
+        ('token_file = "nowhere",', "option 'token_file': nowhere: No such file"),
         ('backend = "127.0.0.1:99999",', "no such port"),
         ('backend = "a b",', "expected host:port"),
     ],
@@ -92,13 +97,12 @@ async def test_the_configuration_in_the_readme_works(prefix: Path) -> None:
     for before, after in changes.items():
         assert before in block
         block = block.replace(before, after)
-    async with StandIn() as server:
-        with CheckedNginx(prefix, backend=server.backend, template=block) as nginx:
-            assert await handshake(nginx.https_port) == server.pairs[NAME].der
-            assert await quickly(nginx.https_port, "www-example.com") == nginx.fallback_der
-            server.tokens["token"] = "token.thumbprint"
-            status, body = await http_get(nginx.http_port, "/.well-known/acme-challenge/token", NAME)
-            assert (status, body) == (200, b"token.thumbprint")
+    async with StandIn() as server, CheckedNginx(prefix, backend=server.backend, template=block) as nginx:
+        assert await handshake(nginx.https_port) == server.pairs[NAME].der
+        assert await quickly(nginx.https_port, "www-example.com") == nginx.fallback_der
+        server.tokens["token"] = "token.thumbprint"
+        status, body = await http_get(nginx.http_port, "/.well-known/acme-challenge/token", NAME)
+        assert (status, body) == (200, b"token.thumbprint")
 
 
 def test_every_option_is_in_the_readme() -> None:

@@ -118,7 +118,12 @@ local function shake_hands(self, sock)
             return nil, err
         end
     end
-    return sock:sslhandshake(false, self.server_name, true)
+    local ok, err = sock:sslhandshake(false, self.server_name, true)
+    if ok and not sock:getreusedtimes() then
+        -- lua-resty-core says true of a handshake that was over at once and failed; the socket is closed by then.
+        return nil, "the server's certificate could not be verified"
+    end
+    return ok, err
 end
 
 
