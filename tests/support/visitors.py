@@ -71,8 +71,14 @@ async def http_get(port: int, path: str, host: str, method: str = "GET") -> tupl
         await writer.wait_closed()
 
 
-def client_hello(server_name: bytes) -> bytes:
-    """A TLS 1.2 ClientHello with any bytes as its SNI. In TLS 1.2 the certificate comes back in the clear."""
+ECDSA_AND_RSA = b"\x04\x03\x08\x04\x04\x01"  # signature schemes, with SHA-256
+
+
+def client_hello(server_name: bytes, *, schemes: bytes = ECDSA_AND_RSA) -> bytes:
+    """A TLS 1.2 ClientHello with any bytes as its SNI, that asks for a staple.
+
+    In TLS 1.2 the certificate comes back in the clear.
+    """
 
     def vector(data: bytes, width: int) -> bytes:
         return len(data).to_bytes(width, "big") + data
@@ -85,7 +91,8 @@ def client_hello(server_name: bytes) -> bytes:
             extension(0, vector(b"\x00" + vector(server_name, 2), 2)),
             extension(10, vector(b"\x00\x17\x00\x1d", 2)),  # groups: P-256, X25519
             extension(11, vector(b"\x00", 1)),  # uncompressed points
-            extension(13, vector(b"\x04\x03\x08\x04\x04\x01", 2)),  # ECDSA and RSA with SHA-256
+            extension(5, b"\x01\x00\x00\x00\x00"),  # status_request: ocsp
+            extension(13, vector(schemes, 2)),
         ]
     )
     suites = vector(b"\xc0\x2b\xc0\x2f\xc0\x2c\xc0\x30", 2)  # ECDHE with ECDSA or RSA, AES-GCM
