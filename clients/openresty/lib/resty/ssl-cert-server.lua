@@ -13,6 +13,7 @@ local backends = require "resty.ssl-cert-server.backend"
 local background = require "resty.ssl-cert-server.background"
 local certificate = require "resty.ssl-cert-server.certificate"
 local changes = require "resty.ssl-cert-server.changes"
+local clienthello = require "ngx.ssl.clienthello"
 local clients = require "resty.ssl-cert-server.client"
 local counters = require "resty.ssl-cert-server.counters"
 local fetchers = require "resty.ssl-cert-server.fetcher"
@@ -28,7 +29,7 @@ local tokens = require "resty.ssl-cert-server.token"
 
 local ngx = ngx
 local ERR, WARN, NOTICE, INFO = ngx.ERR, ngx.WARN, ngx.NOTICE, ngx.INFO
-local byte, match, sub = string.byte, string.match, string.sub
+local byte, find, match, sub = string.byte, string.find, string.match, string.sub
 local concat = table.concat
 local error, ipairs, pairs, pcall = error, ipairs, pairs, pcall
 local setmetatable, tostring, type = setmetatable, tostring, type
@@ -41,6 +42,7 @@ local server_name = ssl.server_name
 local TICK = 0.2                -- seconds between a worker's looks at what the others told
 local MAX_FAILURE_TTL = 60
 local ALPN = 16                 -- the TLS extension's number
+local ACME_TLS = "acme-tls/1"
 local TOKEN_LENGTH = 256        -- characters of a challenge's token, at most
 local CHALLENGE_TIMEOUT = 5     -- seconds; a CA waits about 10
 local CHALLENGE_BODY = 8192     -- bytes
@@ -405,11 +407,14 @@ end
 ---For ssl_client_hello_by_lua*, optional: ends a CA's tls-alpn-01 validation at once. nginx has no means to answer it,
 ---and would otherwise have it wait for the very certificate it is about.
 function _M.client_hello()
-    local protocols = require("ngx.ssl.clienthello").get_client_hello_ext(ALPN)
+    local protocols = clienthello.get_client_hello_ext(ALPN)
+    if not protocols or not find(protocols, ACME_TLS, 1, true) then
+        return
+    end
     local at = 3  -- after the list's length
-    while protocols and at <= #protocols do
+    while at <= #protocols do
         local length = byte(protocols, at)
-        if sub(protocols, at + 1, at + length) == "acme-tls/1" then
+        if sub(protocols, at + 1, at + length) == ACME_TLS then
             return ngx.exit(ngx.ERROR)
         end
         at = at + 1 + length

@@ -29,6 +29,7 @@ local _M = {}
 -- The names on the left are our own, so that no other library's declaration of the same functions can clash.
 local declared = pcall(ffi.cdef, [[
     void *ssl_cert_server_stack_item(const void *stack, int index) __asm__("OPENSSL_sk_value");
+    int ssl_cert_server_stack_size(const void *stack) __asm__("OPENSSL_sk_num");
     int ssl_cert_server_pair_matches(const void *leaf, const void *key) __asm__("X509_check_private_key");
     void ssl_cert_server_clear_errors(void) __asm__("ERR_clear_error");
 ]])
@@ -61,6 +62,13 @@ _M.seconds = seconds
 local function family(pem)
     local label = match(pem, "BEGIN (%u+) PRIVATE KEY")
     return label == "EC" and "ecdsa" or label == "RSA" and "rsa" or nil
+end
+
+
+-- Whether there is a leaf and nothing more.
+local function is_alone(chain)
+    local ok, size = pcall(function() return ffi.C.ssl_cert_server_stack_size(chain) end)
+    return ok and size == 1
 end
 
 
@@ -107,7 +115,7 @@ function _M.parse_record(record)
     end
     return {
         chain = chain, key = key, fingerprint = record.fingerprint, type = record.type, expire_at = record.expire_at,
-        schemes = schemes(record.pkey, key), check_at = 0,
+        schemes = schemes(record.pkey, key), alone = is_alone(chain), check_at = 0,
     }
 end
 

@@ -13,6 +13,7 @@ local min = math.min
 local pcall, tonumber = pcall, tonumber
 local set_ocsp_status_resp = ocsp.set_ocsp_status_resp
 
+local CTRL_MODE, NO_AUTO_CHAIN = 33, 8  -- SSL_CTRL_MODE, SSL_MODE_NO_AUTO_CHAIN
 local TLS13 = 0x0304
 local SERVER_PREFERENCE = 0x00400000  -- SSL_OP_CIPHER_SERVER_PREFERENCE, nginx's ssl_prefer_server_ciphers
 local MOST_SCHEMES = 100
@@ -24,15 +25,28 @@ local _M = {}
 local declared = pcall(ffi.cdef, [[
     void *ssl_cert_server_connection(void *request, const char **err)
         __asm__("ngx_http_lua_ffi_get_req_ssl_pointer");
+    long ssl_cert_server_ctrl(void *connection, int command, long number, void *more) __asm__("SSL_ctrl");
     int ssl_cert_server_version(const void *connection) __asm__("SSL_version");
     uint64_t ssl_cert_server_options(const void *connection) __asm__("SSL_get_options");
     int ssl_cert_server_scheme(void *connection, int index, int *sign, int *hash, int *both, unsigned char *low,
         unsigned char *high) __asm__("SSL_get_sigalgs");
 ]])
-local can_choose = declared and pcall(function()
-    return C.ssl_cert_server_connection, C.ssl_cert_server_version, C.ssl_cert_server_options, C.ssl_cert_server_scheme
+local can_control = declared and pcall(function()
+    return C.ssl_cert_server_connection, C.ssl_cert_server_ctrl
+end)
+local can_choose = can_control and pcall(function()
+    return C.ssl_cert_server_version, C.ssl_cert_server_options, C.ssl_cert_server_scheme
 end)
 local errors, low, high = ffi.new("const char *[1]"), ffi.new("unsigned char[1]"), ffi.new("unsigned char[1]")
+
+
+-- A certificate without a chain would have OpenSSL look for one in each handshake, which costs more than all else here.
+local function without_chain()
+    local connection = C.ssl_cert_server_connection(get_request(), errors)
+    if connection ~= nil then
+        C.ssl_cert_server_ctrl(connection, CTRL_MODE, NO_AUTO_CHAIN, nil)
+    end
+end
 
 
 -- Which of two certificates OpenSSL will choose, or nil where that can't be told. In TLS 1.3 it is the one that goes
@@ -89,6 +103,9 @@ function _M.install(entry)
         if err then
             return nil, err
         end
+    end
+    if entry.alone and can_control then
+        without_chain()
     end
     local staple = stapled and stapled.staple
     if not staple then

@@ -1,0 +1,83 @@
+"""A flood of names that nobody has a certificate for: it is bounded, and those of known names don't notice.
+
+PLUGIN_FLOOD says how many names; `make test` makes do with fewer than the 100,000 that the plugin is built for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.support.nginx import TEMPLATE, CheckedNginx
+from tests.support.stand_in import Answer, Request, StandIn
+from tests.support.visitors import quickly, raw_handshake, until
+
+NAMES = int(os.environ.get("PLUGIN_FLOOD", "6000"))
+AT_ONCE = 100
+KNOWN = [f"known{number}.example.com" for number in range(50)]
+MAX_FETCHES = 16
+WORKERS = 2
+MEGABYTE = 1024
+
+
+def resident(pid: int) -> int:
+    """Memory of a process in KiB."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.partition("VmRSS:")[2].split()[0])
+
+
+async def flood(port: int, numbers: Iterator[int]) -> None:
+    for number in numbers:
+        with contextlib.suppress(ConnectionError):
+            assert await raw_handshake(port, f"flood{number}.example.com".encode(), b"\x16\x03\x03")
+
+
+async def test_a_flood_of_unknown_names(prefix: Path) -> None:
+    template = TEMPLATE.read_text().replace("ssl_certs_cache 16m", "ssl_certs_cache 1m")
+    async with StandIn() as server:
+        options = f"max_fetches = {MAX_FETCHES},"
+        async with CheckedNginx(
+            prefix, backend=server.backend, options=options, workers=WORKERS, template=template
+        ) as nginx:
+            for name in KNOWN:
+                await quickly(nginx.https_port, name)
+
+            async def refuse(request: Request) -> Answer:
+                return Answer(400)
+
+            server.answer = refuse
+            known_requests = len(server.requests)
+            numbers = iter(range(NAMES))
+            tenth = iter([next(numbers) for _ in range(NAMES // 10)])
+            await asyncio.gather(*(flood(nginx.https_port, tenth) for _ in range(AT_ONCE)))
+            before = {worker: resident(worker) for worker in nginx.workers()}
+            started = time.monotonic()
+            flooding = asyncio.gather(*(flood(nginx.https_port, numbers) for _ in range(AT_ONCE)))
+            visits = 0
+            while not flooding.done():
+                name = KNOWN[visits % len(KNOWN)]
+                assert await quickly(nginx.https_port, name) == server.pairs[name].der
+                visits += 1
+            await flooding
+            seconds = time.monotonic() - started
+            print(f"{NAMES} names, {seconds:.1f} s after the first tenth, {visits} visits of known names")
+            for worker in nginx.workers():
+                print(f"worker {worker}: {before[worker]} KiB, then {resident(worker)} KiB")
+                assert resident(worker) < before[worker] + 48 * MEGABYTE
+            assert server.most_under_way <= MAX_FETCHES * WORKERS
+            assert len(server.requests) <= known_requests + NAMES + 10
+            assert not [path for path in server.paths[known_requests:] if "known" in path], "they stayed in place"
+            lines = [line for line in nginx.error_log.splitlines() if "ssl-cert-server:" in line]
+            kinds = 6
+            assert len(lines) <= kinds * WORKERS * (time.monotonic() - started + 60)
+            # New workers know nothing but what is in the shared dictionary.
+            old = set(nginx.workers())
+            nginx.reload()
+            await until(lambda: not old & set(nginx.workers()))
+            for name in KNOWN:
+                assert await quickly(nginx.https_port, name) == server.pairs[name].der
+            assert not [path for path in server.paths[known_requests:] if "known" in path]
