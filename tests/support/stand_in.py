@@ -158,7 +158,7 @@ class StandIn:
         self.ocsp_requests: list[Request] = []
         self.polls: list[Request] = []
         self.probes: list[Request] = []
-        self.raw = b""
+        self.raw = bytearray()
         self.connections = 0
         self.under_way = 0
         self.most_under_way = 0

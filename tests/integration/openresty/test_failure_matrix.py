@@ -17,7 +17,7 @@ import pytest
 from tests.support.nginx import TEMPLATE, CheckedNginx, Nginx
 from tests.support.server import CertServer
 from tests.support.stand_in import Answer, Request, StandIn, json_answer, make_pair
-from tests.support.visitors import LIMIT, NAME, handshake, quickly, until_served
+from tests.support.visitors import LIMIT, NAME, handshake, quickly, until, until_served
 
 WAIT = 4.0  # seconds; wait_timeout
 OPTIONS = "wait_timeout = 4, failure_ttl = 1,"
@@ -68,6 +68,14 @@ async def recovers(nginx: Nginx, server: StandIn) -> None:
     await until_served(nginx.https_port, server.pairs[NAME].der, NAME)
 
 
+async def until_no_fallback(nginx: Nginx) -> None:
+    async with asyncio.timeout(LIMIT):
+        while True:
+            if (await visit(nginx, UNKNOWN)).der != nginx.fallback_der:
+                return
+            await asyncio.sleep(0.2)
+
+
 async def test_stopped(prefix: Path) -> None:
     async with StandIn() as server, CheckedNginx(prefix, backend=server.backend, options=OPTIONS) as nginx:
         der = await make_stale(nginx, server)
@@ -93,9 +101,7 @@ async def test_paused(prefix: Path, tmp_path: Path) -> None:
                 await expect_known(nginx, der)
             finally:
                 server.process.resume()
-            async with asyncio.timeout(LIMIT):
-                while (await visit(nginx, UNKNOWN)).der == nginx.fallback_der:
-                    await asyncio.sleep(0.2)
+            await until_no_fallback(nginx)
 
 
 async def test_paused_past_the_ttl(prefix: Path) -> None:
@@ -128,6 +134,7 @@ async def test_slow(prefix: Path) -> None:
         await expect_fallback(nginx, waits=True)
         await expect_known(nginx, der)
         # What the first visitor waited for in vain serves the next.
+        await until(lambda: UNKNOWN in server.pairs)
         await until_served(nginx.https_port, server.pairs[UNKNOWN].der, UNKNOWN)
         assert server.paths.count(f"/cert/{UNKNOWN}") == 1
 
@@ -174,9 +181,7 @@ async def test_restarted(prefix: Path, tmp_path: Path) -> None:
             server.start()
             await expect_known(nginx, der)
             # The connections that nginx kept are dead, which no visitor feels.
-            async with asyncio.timeout(LIMIT):
-                while (await visit(nginx, UNKNOWN)).der == nginx.fallback_der:
-                    await asyncio.sleep(0.2)
+            await until_no_fallback(nginx)
 
 
 @pytest.mark.parametrize("server_state", ["stopped", "up"])
