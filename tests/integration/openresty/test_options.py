@@ -120,3 +120,21 @@ def test_luacheck_has_nothing_to_say() -> None:
         [luacheck, "--no-color", "lib"], cwd=LUA_PATH.parent, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_package_is_described_for_opm() -> None:
+    lines = (LUA_PATH.parent / "dist.ini").read_text().splitlines()
+    fields = dict(line.split(" = ", 1) for line in lines if " = " in line and not line.startswith("#"))
+    mandatory = {"name", "abstract", "author", "license", "is_original", "repo_link"}
+    assert mandatory <= fields.keys()
+    assert (LUA_PATH.parent / fields["main_module"]).is_file()
+    source = (LUA_PATH.parent / fields["main_module"]).read_text()
+    assert f'_VERSION = "{fields["version"]}"' in source
+
+
+def test_every_counter_is_explained() -> None:
+    source = (LUA_PATH / "resty" / "ssl-cert-server" / "counters.lua").read_text()
+    names = source.partition("local NAMES = {")[2].partition("\n}")[0]
+    page = (LUA_PATH.parents[2] / "docs" / "openresty.md").read_text().partition("| counter |")[2]
+    for line in names.strip().splitlines():
+        assert f"`{line.split(chr(34))[1]}`" in page

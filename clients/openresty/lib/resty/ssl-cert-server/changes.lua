@@ -25,7 +25,8 @@ local LONGEST_PAUSE = 5      -- seconds after failures
 local ABSENT_PAUSE = 60      -- seconds until a server without the endpoint is asked again
 local QUICK = 1              -- seconds: an empty answer before that is no long poll's
 local AT_A_TIME = 200        -- names looked at between two breaths
-local RETRY = 1              -- seconds between attempts at names that could not be refreshed
+local RETRY = 1              -- seconds between attempts at names that could not be refreshed, doubling to
+local LONGEST_RETRY = 30     -- seconds
 local RESET_RATE = 50        -- names a second, when all may have changed
 local RESET_JITTER = 2       -- seconds, at most, before that: a fleet of nginx hears of it at once
 local LEASE = "changes"      -- the lock of the worker that asks
@@ -41,7 +42,7 @@ function _M.new(options)
         fetcher = options.fetcher, background = options.background, log = options.log, counts = options.counts,
         dict = options.dict, prefix = options.prefix,
         cursor_key = options.prefix .. "cursor", cursor_at_key = options.prefix .. "cursor_at",
-        reset_done_key = options.prefix .. "reset_done", pending = {},
+        reset_done_key = options.prefix .. "reset_done", pending = {}, fresh = {},
     }, mt)
 end
 
@@ -118,40 +119,54 @@ local function concerned(self, list)
 end
 
 
--- One round over the names that wait: drops those that are up to date, and starts a refresh of each other.
-local function feed_once(self)
-    local waiting = {}
-    for name in pairs(self.pending) do
-        waiting[#waiting + 1] = name
+-- Starts a refresh of each name that is still outdated, and forgets the others. Returns how many there were to start.
+local function attempt(self, found)
+    local list, started = {}, 0
+    for name in pairs(found) do
+        list[#list + 1] = name
     end
-    for index, name in pairs(waiting) do
-        if not self.store:is_outdated(name) then
-            self.pending[name] = nil
-        else
-            while not self.fetcher:refresh(name) do
-                sleep(RETRY)
+    for index, name in pairs(list) do
+        if self.store:is_outdated(name) then
+            while not self.fetcher:has_room() do
+                sleep(0.05)
             end
+            self.fetcher:refresh(name)
+            started = started + 1
+        else
+            self.pending[name] = nil
         end
         if index % AT_A_TIME == 0 then
             sleep(0)
         end
     end
+    return started
 end
 
 
--- Goes on until no name that changed is outdated. Where the server fails, the failures that are remembered pace it.
+-- Goes on until no name that changed is outdated. What fails is tried again, in longer pauses where that helps nothing.
 local function feed(self)
-    sleep(0.01)  -- what is asked for from now on is later than what was noted
+    local pause, last = RETRY, nil
+    local retry_at = now() + pause
     while not exiting() and next(self.pending) do
-        feed_once(self)
-        sleep(RETRY)
+        if next(self.fresh) then
+            local found = self.fresh
+            self.fresh = {}
+            sleep(0.01)  -- what is asked for from now on is later than what was noted
+            attempt(self, found)
+        elseif now() >= retry_at and self.client:is_up() then
+            local count = attempt(self, self.pending)
+            pause = last and count >= last and min(2 * pause, LONGEST_RETRY) or RETRY
+            last, retry_at = count, now() + pause
+        else
+            sleep(0.05)
+        end
     end
 end
 
 
 local function add_pending(self, found)
     for name in pairs(found) do
-        self.pending[name] = true
+        self.pending[name], self.fresh[name] = true, true
     end
     self.background:start("feed", feed, self)
 end

@@ -3,7 +3,7 @@
 local http = require "resty.ssl-cert-server.http"
 
 local now = ngx.now
-local setmetatable = setmetatable
+local ipairs, setmetatable = ipairs, setmetatable
 
 local HEALTH_TIMEOUT = 2  -- seconds
 local HEALTH_BODY = 65536
@@ -27,6 +27,17 @@ end
 function _M.current(self)
     local index = #self.members > 1 and self.dict:get(self.key) or 1
     return self.members[index] and index or 1
+end
+
+
+-- Whether any member is in good health, as far as is known.
+function _M.is_up(self)
+    for _, backend in ipairs(self.members) do
+        if backend:failures() == 0 then
+            return true
+        end
+    end
+    return false
 end
 
 

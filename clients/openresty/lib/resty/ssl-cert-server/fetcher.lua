@@ -15,6 +15,7 @@ local spawn, kill = ngx.thread.spawn, ngx.thread.kill
 local CERTIFICATE_LIMIT = 256 * 1024  -- bytes; a chain of ten RSA certificates is about 20 KiB
 local STAPLE_LIMIT = 64 * 1024
 local REFRESHERS = 8                  -- concurrent refreshes per worker
+local MANY_REFRESHES = 500
 local PROMPT_TIMEOUT = 10             -- seconds; the server answers from memory for a name it knows
 local REFUSED_TTL = 60                -- seconds a 400 is believed
 local MAX_RETRY_AFTER = 60
@@ -284,6 +285,12 @@ function _M.fetch(self, name)
         return nil, err
     end
     return self.visitors:wait(job, self.wait_timeout)
+end
+
+
+-- Whether the refreshes are few enough for more that nobody waits for.
+function _M.has_room(self)
+    return self.refreshes:waiting() < MANY_REFRESHES
 end
 
 
