@@ -19,6 +19,7 @@ _log = structlog.get_logger()
 
 RENEWALS = "renewal"
 QUESTIONS = "advice"
+STAPLES = "ocsp"
 PARKED = "parked"
 """Renewals that wait until the budget has room for them."""
 
@@ -74,6 +75,8 @@ class RenewalPlan:
         cert_key, now = stored.subject.cert_key, self._clock.now()
         await self.renew_at(stored, self.due_at(stored))
         await self.ask_at(cert_key, now + _FIRST_QUESTION * self._clock.random())
+        if stored.certificate.ocsp_urls:
+            await self.staple_at(cert_key, now)
 
     def due_at(self, stored: Stored, *, earliest: bool = False) -> float:
         """Give when a certificate is to be renewed, by its CA's advice where there is some (Unix seconds).
@@ -81,6 +84,8 @@ class RenewalPlan:
         Else the dice spread it; ``earliest`` gives the first moment that they may have given.
         """
         certificate, record = stored.certificate, stored.record
+        if record.revoked:
+            return record.heeded_from
         if record.renew_at:
             advised = advised_at(record.renew_at, certificate.not_before, certificate.not_after)
             return max(advised, record.heeded_from)
@@ -93,7 +98,8 @@ class RenewalPlan:
 
         :raises StorageError: it can't be kept.
         """
-        await self._schedule(RENEWALS, Due(stored.subject.cert_key, at, stored.certificate.not_after))
+        rank = 0.0 if stored.record.revoked else stored.certificate.not_after
+        await self._schedule(RENEWALS, Due(stored.subject.cert_key, at, rank))
 
     async def put_off(self, entry: Due, seconds: float) -> None:
         """Have a renewal come up again after so long.
@@ -108,6 +114,13 @@ class RenewalPlan:
         :raises StorageError: it can't be kept.
         """
         await self._schedule(QUESTIONS, Due(cert_key, at))
+
+    async def staple_at(self, cert_key: str, at: float) -> None:
+        """Have a certificate's responder asked about it at a time.
+
+        :raises StorageError: it can't be kept.
+        """
+        await self._schedule(STAPLES, Due(cert_key, at))
 
     async def park(self, entry: Due) -> None:
         """Put a renewal aside until the budget may have room.

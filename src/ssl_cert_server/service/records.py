@@ -24,7 +24,7 @@ class IssuedRecord:
     ``directory_url`` is the CA's, ``challenge`` the type that proved control. The rest is ARI (RFC 9773), Unix
     seconds: the window the CA suggested, the time in it that was drawn, and when the CA is asked again.
 
-    It is not renewed before ``rests_until``, nor for the CA's advice before ``heeded_from``.
+    It is not renewed before ``rests_until``, nor for the CA's advice, or as it is ``revoked``, before ``heeded_from``.
     """
 
     fingerprint: str = ""
@@ -36,6 +36,7 @@ class IssuedRecord:
     ask_at: float = 0.0
     rests_until: float = 0.0
     heeded_from: float = 0.0
+    revoked: bool = False
 
     @classmethod
     def of_new(
@@ -85,7 +86,7 @@ def _parse(stored: bytes, cert_key: str) -> IssuedRecord:
         document = json.loads(stored)
         texts = {field: str(document[field]) for field in ("fingerprint", "directory_url", "challenge")}
         times = {field: float(document.get(field, 0.0)) for field in _TIMES}
-        return IssuedRecord(**texts, **times)  # type: ignore[arg-type]
+        return IssuedRecord(**texts, **times, revoked=bool(document.get("revoked")))  # type: ignore[arg-type]
     except (ValueError, TypeError, KeyError):
         _log.warning("record.unreadable", cert_key=cert_key, remedy="it is ignored and written anew")
         return IssuedRecord()

@@ -69,8 +69,14 @@ async def test_what_is_stored_who_issued_it_and_when_it_is_renewed(storage: Faul
     assert "stored: nothing under a.com; the first request" in await why("a.com", storage)
     certificate = make_certificate("a.com", end=START + 3 * DAY)
     await storage.put("a.com", certificate.stored)
-    window = {"window_start": START, "window_end": START + DAY, "renew_at": START + HOUR}
-    record = IssuedRecord(certificate.fingerprint, "https://ca.test/dir", "http-01", **window)
+    record = IssuedRecord(
+        certificate.fingerprint,
+        "https://ca.test/dir",
+        "http-01",
+        window_start=START,
+        window_end=START + DAY,
+        renew_at=START + HOUR,
+    )
     await save_record(storage, "a.com", record)
     said = await why("a.com", storage)
     assert "valid until 2027-01-18 08:00:00 UTC (3.0 days), ECDSA key" in said
