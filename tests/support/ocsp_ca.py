@@ -64,10 +64,12 @@ class OcspCa:
         chain = made.pem + (self.pair.pem if with_chain else b"")
         return assemble(key_from_pem(made.key_pem), chain)
 
-    def delegate(self, *usages: x509.ObjectIdentifier, end: float = START + 30 * DAY) -> Pair:
+    def delegate(
+        self, *usages: x509.ObjectIdentifier, start: float = START - DAY, end: float = START + 30 * DAY
+    ) -> Pair:
         """A pair of the CA's for signing responses, or for other ``usages``."""
         usage = x509.ExtendedKeyUsage(usages or (ExtendedKeyUsageOID.OCSP_SIGNING,))
-        return make_pair(signer=self.pair, subject="responder", extensions=[usage], end=end)
+        return make_pair(signer=self.pair, subject="responder", extensions=[usage], start=start, end=end)
 
     def response(
         self,

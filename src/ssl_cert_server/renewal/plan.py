@@ -26,6 +26,9 @@ PARKED = "parked"
 _EXPECTED_WITHIN = 3600.0
 """Seconds after which somebody looks what became of an issuance whose server died."""
 
+_CLAIMS_END = 180.0
+"""Seconds within which an entry comes up again that somebody is at; it must not be given to two."""
+
 _FIRST_QUESTION = 3600.0
 """Seconds within which the CA is first asked for its advice."""
 
@@ -85,7 +88,7 @@ class RenewalPlan:
         """
         certificate, record = stored.certificate, stored.record
         if record.revoked:
-            return record.heeded_from
+            return record.rests_until if record.follows_young else 0.0
         if record.renew_at:
             advised = advised_at(record.renew_at, certificate.not_before, certificate.not_after)
             return max(advised, record.heeded_from)
@@ -121,6 +124,15 @@ class RenewalPlan:
         :raises StorageError: it can't be kept.
         """
         await self._schedule(STAPLES, Due(cert_key, at))
+
+    async def want_staple(self, cert_key: str) -> None:
+        """Have a certificate's responder asked about it at once, unless that is about to happen.
+
+        :raises StorageError: it can't be kept.
+        """
+        entry, now = await self._storage.scheduled(STAPLES, cert_key), self._clock.now()
+        if entry is None or entry.at > now + _CLAIMS_END:
+            await self.staple_at(cert_key, now)
 
     async def park(self, entry: Due) -> None:
         """Put a renewal aside until the budget may have room.

@@ -41,7 +41,7 @@ _PROBE = 8 * DEADLINE
 class OcspResponder(Protocol):
     """What asking needs of the way to responders."""
 
-    async def ask(self, certificate: Certificate, before: Staple, now: float) -> Word:
+    async def ask(self, certificate: Certificate, before: Staple) -> Word:
         """See :meth:`ssl_cert_server.ocsp.responder.Responder.ask`."""
 
 
@@ -131,7 +131,7 @@ class StapleWorker:
             return
         admitted = breaker.admit()
         try:
-            word = await self._responder.ask(asked.certificate, asked.before, self._clock.now())
+            word = await self._responder.ask(asked.certificate, asked.before)
         except OcspError as error:
             breaker.failed(admitted, asked.cert_key, answered=not isinstance(error, ResponderUnreachable))
             await self._failed(asked, error)

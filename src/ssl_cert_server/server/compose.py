@@ -111,9 +111,9 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         certificates = Certificates(cache, policy, issuers, clock)
         stack.push_async_callback(certificates.close)
 
-        staples = Staples(policy, certificates, storage, clock, want=lambda key: plan.staple_at(key, clock.now()))
+        staples = Staples(policy, certificates, storage, clock, want=plan.want_staple)
         stack.push_async_callback(staples.close)
-        responder = Responder(await stack.enter_async_context(open_http_client()))
+        responder = Responder(await stack.enter_async_context(open_http_client()), clock)
         refresh = Refresh(policy, cache, certificates, staples, acme, managed)
         news = News(storage, refresh.names_of)
         found = StoredCertificates(acme, storage, policy)
