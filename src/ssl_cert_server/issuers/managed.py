@@ -20,12 +20,12 @@ _WATCH_EVERY = 2.0
 class ManagedCertificates:
     """Holds the last good certificate of each ``cert_key`` it was asked for.
 
-    ``on_replaced`` is called with the ``cert_key`` of a certificate that was replaced.
+    ``on_replaced`` is called with each certificate that takes another's place.
     """
 
     type = CertificateType.MANAGED
 
-    def __init__(self, storage: Storage, clock: Clock, on_replaced: Callable[[str], None]) -> None:
+    def __init__(self, storage: Storage, clock: Clock, on_replaced: Callable[[Subject, Certificate], None]) -> None:
         self._storage = storage
         self._clock = clock
         self._on_replaced = on_replaced
@@ -111,5 +111,5 @@ class ManagedCertificates:
         _log.info("managed.loaded", cert_key=cert_key, fingerprint=certificate.fingerprint)
         replaced = previous is not None and previous[1] != certificate
         if replaced:
-            self._on_replaced(cert_key)
+            self._on_replaced(Subject(cert_key), certificate)
         return replaced

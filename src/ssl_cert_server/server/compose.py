@@ -98,7 +98,9 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
             upkeep=CertificateUpkeep(plan, seen, storage, on_stored=lambda *stored: certificates.replace(*stored)),
         )
         stack.push_async_callback(acme.close)
-        managed = ManagedCertificates(storage, clock, on_replaced=cache.drop_certificate)
+        managed = ManagedCertificates(
+            storage, clock, on_replaced=lambda subject, new: certificates.replace(subject, new, Source.MANAGED)
+        )
         self_signed = SelfSignedIssuer(
             storage, clock, valid_days=config.self_signed.valid_days, organization=config.self_signed.organization
         )

@@ -53,11 +53,11 @@ class Certificates:
             raise NotPermitted(f"{name} has no certificate with an {family.upper()} key here")
         return answer
 
-    def replace(self, subject: Subject, certificate: Certificate) -> None:
-        """Hand out the ACME certificate that was just stored, for all names that are in use and answered by it."""
+    def replace(self, subject: Subject, certificate: Certificate, source: Source = Source.ACME) -> None:
+        """Hand out the certificate that was just stored, for all names that are in use and answered by it."""
         fetched = {place for place, cert_key in self._fetched.items() if cert_key == subject.cert_key}
         for place in self._cache.names_of(subject.cert_key) | fetched:
-            self._remember(place, certificate, self._issuers[Source.ACME], subject)
+            self._remember(place, certificate, self._issuers[source], subject)
             self._fetched.pop(place, None)  # what is being read is older
 
     def uses(self, cert_key: str) -> bool:

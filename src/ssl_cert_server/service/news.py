@@ -68,7 +68,9 @@ class News:
         :raises Unavailable: too many wait already, or nothing is known yet.
         :raises StorageError: what a cursor of another instance stands for can't be read.
         """
-        if self._cursor is None or (cursor == self._cursor and not self._closed):
+        if self._cursor is None:
+            await self._wait(_ASK_AGAIN)  # the server has just started
+        elif cursor == self._cursor and not self._closed:
             await self._wait(wait)
         newest = self._cursor
         if newest is None:

@@ -39,7 +39,11 @@ class Instance:
         attempts = Attempts(self.storage, ScriptedCa(self.clock), self.clock, deadline=300.0)
         acme = AcmeCertificates(self.storage, attempts, Turns(32, self.clock), self.clock, upkeep=RecordingUpkeep())
         self.cache = AnswerCache(self.clock, 10_000_000)
-        self.managed = ManagedCertificates(self.storage, self.clock, on_replaced=self.cache.drop_certificate)
+        self.managed = ManagedCertificates(
+            self.storage,
+            self.clock,
+            on_replaced=lambda subject, new: self.certificates.replace(subject, new, Source.MANAGED),
+        )
         issuers = {Source.ACME: acme, Source.MANAGED: self.managed}
         self.certificates = Certificates(self.cache, policy, issuers, self.clock)  # type: ignore[arg-type]
         self.staples = Staples(policy, self.certificates, self.storage, self.clock, want=self._want)
