@@ -20,6 +20,10 @@
     │   ├── AskFailed              the endpoint of ``ask`` gave no verdict
     │   ├── Overloaded             too many issuances wait already
     │   └── DeadlineExceeded       it took longer than the caller may wait
+    ├── OcspError                the CA's OCSP responder, or the way to it; carries ``retry_after``
+    │   ├── ResponderUnreachable   no usable answer: connection, TLS, time-out, an HTTP error
+    │   ├── ResponderRefused       an answer that says it won't (RFC 6960 section 4.2.1)
+    │   └── MalformedStaple        an answer that can't be trusted, or none about the certificate
     └── AcmeError                the CA, or the way to it; carries ``retry_after``
         ├── CaUnreachable          no usable answer: connection, TLS, time-out
         ├── MalformedResponse      an answer that RFC 8555 doesn't allow
@@ -147,6 +151,26 @@ class Overloaded(Unavailable):
 
 class DeadlineExceeded(Unavailable):
     """It took longer than the caller may wait; the work goes on in the background."""
+
+
+class OcspError(CertServerError):
+    """The CA's OCSP responder, or the way to it. ``retry_after`` (seconds) is what it asked for, where it did."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ResponderUnreachable(OcspError):
+    """No usable answer: connection refused or reset, time-out, a status other than 200."""
+
+
+class ResponderRefused(OcspError):
+    """The responder's answer is an error: it doesn't know the certificate, or can't now."""
+
+
+class MalformedStaple(OcspError):
+    """The answer can't be parsed, is about another certificate, out of date, or signed by somebody who may not."""
 
 
 class AcmeError(CertServerError):

@@ -43,7 +43,8 @@ class Certificate:
 
     ``key_pem`` is SEC 1 or PKCS #1 PEM, ``chain_pem`` the chain leaf first, ``fingerprint`` the lower-case hex SHA-1
     of the leaf's DER, ``not_before`` and ``not_after`` Unix seconds, ``names`` the leaf's DNS names in lower case,
-    wildcards as they stand, and its IP addresses in RFC 5952 form, ``family`` what its key is.
+    wildcards as they stand, and its IP addresses in RFC 5952 form, ``family`` what its key is, ``ocsp_urls`` where
+    its CA answers for it by OCSP: most CAs don't any more.
     """
 
     key_pem: bytes = field(repr=False)
@@ -53,6 +54,7 @@ class Certificate:
     not_after: int
     names: frozenset[str]
     family: KeyFamily
+    ocsp_urls: tuple[str, ...] = ()
 
     @property
     def stored(self) -> bytes:

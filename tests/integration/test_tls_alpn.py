@@ -24,12 +24,10 @@ from ssl_cert_server.acme.jose import AccountKey
 from ssl_cert_server.acme.order import obtain
 from ssl_cert_server.acme.session import AcmeSession
 from ssl_cert_server.acme.transport import open_http_client
-from ssl_cert_server.challenges.http01 import Http01Responder
 from ssl_cert_server.challenges.tlsalpn01 import TlsAlpn01Responder
 from ssl_cert_server.challenges.tlsalpn01_listener import TlsAlpn01Listener
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.errors import ValidationFailed
-from ssl_cert_server.http.app import make_app
 from ssl_cert_server.model import Certificate, KeyType
 from ssl_cert_server.pki.csr import make_csr
 from ssl_cert_server.pki.keys import generate_key
@@ -37,9 +35,9 @@ from ssl_cert_server.pki.x509 import assemble
 from ssl_cert_server.service.cache import AnswerCache
 from ssl_cert_server.service.certificates import Certificates
 from ssl_cert_server.service.policy import Policy, PolicyRules
-from ssl_cert_server.service.readiness import Readiness
 from ssl_cert_server.storage.memory import MemoryStorage
 from tests.integration.conftest import StartPebble
+from tests.support.application import Application
 from tests.support.nginx import MODULE_FOLDERS, ROOT, Nginx, render
 from tests.support.pebble import Pebble
 from tests.support.ports import free_port
@@ -297,9 +295,9 @@ class PythonFrontEnd:
 async def certificate_server(responder: TlsAlpn01Responder) -> AsyncIterator[str]:
     """The application on a port; gives its URL."""
     storage = MemoryStorage(CLOCK)
-    certificates = Certificates(AnswerCache(CLOCK, 1_000_000), Policy(PolicyRules()), {}, CLOCK)
-    readiness = Readiness(storage, CLOCK)
-    app = make_app(certificates, Http01Responder(storage, CLOCK), readiness, tls_alpn01=responder)
+    policy = Policy(PolicyRules())
+    certificates = Certificates(AnswerCache(CLOCK, 1_000_000), policy, {}, CLOCK)
+    app = Application(storage, CLOCK, certificates, policy, tls_alpn01=responder).app
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, ws="none"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         task = asyncio.create_task(server.serve(sockets=[listening]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from ssl_cert_server.errors import StorageError
-from ssl_cert_server.storage.base import Due, Lease
+from ssl_cert_server.storage.base import Changes, Due, Lease
 from ssl_cert_server.storage.memory import MemoryStorage
 
 Fault = Callable[[str, str], bool]
@@ -69,6 +69,10 @@ class FaultyStorage(MemoryStorage):
     async def claim(self, queue: str, *, now: float, limit: int, seconds: float) -> Sequence[Due]:
         self._check("claim", queue)
         return await super().claim(queue, now=now, limit=limit, seconds=seconds)
+
+    async def changes(self, cursor: str, wait: float) -> Changes:
+        self._check("changes", cursor)
+        return await super().changes(cursor, wait)
 
     async def check_writable(self) -> None:
         self._check("check_writable", "")

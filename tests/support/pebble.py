@@ -36,7 +36,7 @@ class Pebble:
     makes external account binding obligatory. ``retry_after`` is what it sends with pending orders, 0 for nothing.
     ``key_algorithm`` is that of its root and intermediate; ``alternate_roots`` more roots sign the intermediate too,
     each for a chain of its own. With ``dns_server`` (address:port) it resolves names there, and what is said below of
-    what names resolve to is not for it.
+    what names resolve to is not for it. Its leaves name ``ocsp_url`` as their responder.
 
     ``packaged`` takes Debian's version, which knows neither ARI nor profiles.
 
@@ -60,6 +60,7 @@ class Pebble:
         key_algorithm: Literal["ecdsa", "rsa"] = "ecdsa",
         alternate_roots: int = 0,
         dns_server: str | None = None,
+        ocsp_url: str = "",
         packaged: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,7 @@ class Pebble:
                 "privateKey": str(key),
                 "httpPort": self.http_port,
                 "tlsPort": self.tls_port,
-                "ocspResponderURL": "",
+                "ocspResponderURL": ocsp_url,
                 "externalAccountBindingRequired": bool(eab),
                 "externalAccountMACKeys": dict(eab or {}),
                 "domainBlocklist": list(blocklist),

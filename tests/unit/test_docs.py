@@ -13,8 +13,11 @@ from ssl_cert_server.acme import retry, transport
 from ssl_cert_server.challenges import client_hello, tlsalpn01, tlsalpn01_listener
 from ssl_cert_server.challenges.dns01 import changes
 from ssl_cert_server.dns import resolver
+from ssl_cert_server.http import changes as polls
 from ssl_cert_server.http import protocol
 from ssl_cert_server.issuers import managed
+from ssl_cert_server.ocsp import exchange
+from ssl_cert_server.renewal import staples as asked_staples
 from ssl_cert_server.renewal import worker
 from ssl_cert_server.server import compose, run
 from ssl_cert_server.service import (
@@ -24,7 +27,9 @@ from ssl_cert_server.service import (
     certificates,
     flights,
     issuance,
+    news,
     preflight,
+    staples,
     ttl,
 )
 from ssl_cert_server.storage import base, directory_threads, leasing
@@ -121,6 +126,13 @@ LIMITS = {
     "looking for changed managed files": f"{managed._WATCH_EVERY:.0f} s",
     "a lease after its holder hangs": f"{leasing.LEASE_SECONDS:.0f} s",
     "an answer's `ttl`": f"{ttl._LONGEST} s",
+    "one question to a responder": f"{exchange.DEADLINE:.0f} s",
+    "a responder's answer": f"{exchange.MAX_BODY // 1024} KiB",
+    "questions to responders side by side": f"{asked_staples._SIDE_BY_SIDE}",
+    "staples in memory": f"{staples._KEPT}",
+    "clients that wait for changes": f"{news._MAX_WAITING}",
+    "a wait for changes": f"{polls.LONGEST_WAIT:.0f} s",
+    "changes that are remembered": f"{base.CHANGES_KEPT}",
 }
 _LIMIT_ROW = re.compile(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \|$", re.MULTILINE)
 

@@ -13,10 +13,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ssl_cert_server.challenges.http01 import Http01Responder
-from ssl_cert_server.challenges.tlsalpn01 import TlsAlpn01Responder
 from ssl_cert_server.errors import CertServerError, DeadlineExceeded, Overloaded, RequestError, Unavailable
 from ssl_cert_server.http.certs import CertEndpoints
-from ssl_cert_server.service.certificates import Certificates
+from ssl_cert_server.http.changes import ChangesEndpoint
 from ssl_cert_server.service.readiness import Readiness
 
 _log = structlog.get_logger()
@@ -40,14 +39,9 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(
-    certificates: Certificates,
-    http01: Http01Responder,
-    readiness: Readiness,
-    *,
-    tls_alpn01: TlsAlpn01Responder | None = None,
+    certs: CertEndpoints, changes: ChangesEndpoint, http01: Http01Responder, readiness: Readiness
 ) -> Starlette:
-    """Put the endpoints together; without ``tls_alpn01`` no such challenge is ever pending."""
-    certs = CertEndpoints(certificates, tls_alpn01)
+    """Put the endpoints together."""
 
     async def challenge(request: Request) -> Response:
         key_authorization = await http01.answer(request.path_params["token"])
@@ -69,6 +63,7 @@ def make_app(
         routes=[
             Route("/cert/{name:rest}", guarded(certs.cert)),
             Route("/ocsp/{name:rest}", guarded(certs.ocsp)),
+            Route("/v1/changes", guarded(changes.changes)),
             Route("/.well-known/acme-challenge/{token:rest}", guarded(challenge)),
             Route("/healthz", healthz),
             Route("/readyz", guarded(readyz)),

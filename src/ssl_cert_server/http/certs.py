@@ -6,18 +6,26 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ssl_cert_server.challenges.tlsalpn01 import TlsAlpn01Responder
+from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import NotPermitted, RequestError
 from ssl_cert_server.model import CertificateType, KeyFamily
 from ssl_cert_server.pki.names import normalize_identifier
 from ssl_cert_server.service.answer import Answer
 from ssl_cert_server.service.certificates import Certificates
+from ssl_cert_server.service.staples import Staples
+from ssl_cert_server.service.ttl import ttl
 
 
 class CertEndpoints:
     """What web servers ask during the handshake."""
 
-    def __init__(self, certificates: Certificates, tls_alpn01: TlsAlpn01Responder | None) -> None:
+    def __init__(
+        self, certificates: Certificates, staples: Staples, clock: Clock, tls_alpn01: TlsAlpn01Responder | None = None
+    ) -> None:
+        """Without ``tls_alpn01`` no such challenge is ever pending."""
         self._certificates = certificates
+        self._staples = staples
+        self._clock = clock
         self._tls_alpn01 = tls_alpn01
 
     async def cert(self, request: Request) -> Response:
@@ -26,10 +34,9 @@ class CertEndpoints:
         if request.query_params.get("alpn") == "1":
             return await self._challenge(name)
         answer = await self._certificates.answer(name, _family(request))
-        headers = {"etag": answer.etag, "cache-control": "no-store"}
         if _has(request, answer):
-            return Response(status_code=304, headers={**headers, "x-ttl": str(answer.ttl)})
-        return Response(answer.body, media_type="application/json", headers=headers)
+            return Response(status_code=304, headers={**answer.headers, "x-ttl": str(answer.ttl)})
+        return Response(answer.body, media_type="application/json", headers=answer.headers)
 
     async def _challenge(self, name: str) -> Response:
         """``?alpn=1``: the certificate for a tls-alpn-01 challenge that is pending."""
@@ -47,9 +54,16 @@ class CertEndpoints:
         return JSONResponse(answer, headers={"cache-control": "no-store"})
 
     async def ocsp(self, request: Request) -> Response:
-        """``GET /ocsp/{name}``: always 204 so far, which tells clients that there is no staple."""
-        normalize_identifier(request.path_params["name"])
-        return Response(status_code=204)
+        """``GET /ocsp/{name}?fp={fingerprint}``: 200 with the response in DER, 204 where there is no staple."""
+        name = normalize_identifier(request.path_params["name"])
+        staple = await self._staples.answer(name, request.query_params.get("fp", "").lower())
+        if staple is None:
+            return Response(status_code=204)
+        headers = {
+            "x-expire-at": str(int(staple.next_update)),
+            "x-ttl": str(ttl(staple.next_update, self._clock.now(), self._clock.random())),
+        }
+        return Response(staple.response, media_type="application/ocsp-response", headers=headers)
 
 
 def _family(request: Request) -> KeyFamily | None:

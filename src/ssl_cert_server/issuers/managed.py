@@ -20,12 +20,12 @@ _WATCH_EVERY = 2.0
 class ManagedCertificates:
     """Holds the last good certificate of each ``cert_key`` it was asked for.
 
-    ``on_replaced`` is called with the ``cert_key`` of a certificate that was replaced.
+    ``on_replaced`` is called with each certificate that takes another's place.
     """
 
     type = CertificateType.MANAGED
 
-    def __init__(self, storage: Storage, clock: Clock, on_replaced: Callable[[str], None]) -> None:
+    def __init__(self, storage: Storage, clock: Clock, on_replaced: Callable[[Subject, Certificate], None]) -> None:
         self._storage = storage
         self._clock = clock
         self._on_replaced = on_replaced
@@ -55,25 +55,40 @@ class ManagedCertificates:
             await self._clock.sleep(_WATCH_EVERY * (1 + self._clock.random() / 4))
             for cert_key in {*self._good, *self._refused}:
                 try:
-                    await self.refresh(cert_key)
+                    if await self.refresh(cert_key):
+                        await self._storage.announce([cert_key])
                 except StorageError as error:
                     _log.warning("managed.unreadable", cert_key=cert_key, reason=str(error))
 
-    async def refresh(self, cert_key: str) -> None:
+    async def refresh_used(self, cert_key: str) -> None:
+        """Hear from another instance that ``cert_key`` changed: read it where it is in use here.
+
+        :raises StorageError: it can't be read.
+        """
+        if cert_key in self._good or cert_key in self._refused:
+            await self.refresh(cert_key)
+
+    async def refresh(self, cert_key: str) -> bool:
         """Read ``cert_key`` and take it over where it changed and is usable; else keep the last good one.
+
+        True where it took another's place.
 
         :raises StorageError: it can't be read.
         """
         stored = await self._storage.get(cert_key) or b""
         if cert_key in self._good and self._good[cert_key][0] == stored:
             self._refused.pop(cert_key, None)
-            return
+            return False
         try:
             certificate = self._check(stored)
         except InvalidCertificate as error:
             self._refuse(cert_key, stored, str(error))
-        else:
-            self._take_over(cert_key, stored, certificate)
+            return False
+        return self._take_over(cert_key, stored, certificate)
+
+    def names_of(self, cert_key: str) -> frozenset[str]:
+        """Give the names in the certificate that is in use of ``cert_key``; none where none is."""
+        return self._good[cert_key][1].names if cert_key in self._good else frozenset()
 
     def _check(self, stored: bytes) -> Certificate:
         if not stored:
@@ -89,10 +104,12 @@ class ManagedCertificates:
         served = self._good[cert_key][1].fingerprint if cert_key in self._good else None
         _log.error("managed.refused", cert_key=cert_key, reason=reason, still_served=served)
 
-    def _take_over(self, cert_key: str, stored: bytes, certificate: Certificate) -> None:
+    def _take_over(self, cert_key: str, stored: bytes, certificate: Certificate) -> bool:
         previous = self._good.get(cert_key)
         self._good[cert_key] = (stored, certificate)
         self._refused.pop(cert_key, None)
         _log.info("managed.loaded", cert_key=cert_key, fingerprint=certificate.fingerprint)
-        if previous and previous[1] != certificate:
-            self._on_replaced(cert_key)
+        replaced = previous is not None and previous[1] != certificate
+        if replaced:
+            self._on_replaced(Subject(cert_key), certificate)
+        return replaced

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ssl_cert_server.errors import InvalidCertificate
 from ssl_cert_server.model import Certificate
 from ssl_cert_server.pki.alternative_names import names_of
+from ssl_cert_server.pki.authority_access import ocsp_urls
 from ssl_cert_server.pki.keys import PrivateKey, family_of, key_from_pem, key_to_pem
 from ssl_cert_server.pki.names import covers
 
@@ -65,6 +66,7 @@ def assemble(key: PrivateKey, chain_pem: bytes) -> Certificate:
         not_after=int(leaf.not_valid_after_utc.timestamp()),
         names=names,
         family=family_of(key),
+        ocsp_urls=ocsp_urls(leaf),
     )
 
 

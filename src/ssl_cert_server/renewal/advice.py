@@ -17,7 +17,7 @@ from ssl_cert_server.model import Certificate
 from ssl_cert_server.renewal.due_worker import DueWorker
 from ssl_cert_server.renewal.plan import QUESTIONS, RenewalPlan, Stored
 from ssl_cert_server.renewal.worker import Renewables
-from ssl_cert_server.service.records import IssuedRecord, save_record
+from ssl_cert_server.service.records import IssuedRecord
 from ssl_cert_server.storage.base import Due, Storage
 
 _log = structlog.get_logger()
@@ -37,13 +37,20 @@ class RenewalAdviser(Protocol):
         """See :meth:`ssl_cert_server.issuers.acme.AcmeCa.renewal_info`."""
 
 
+class Advised(Renewables, Protocol):
+    """The certificates that CAs are asked about."""
+
+    async def keep(self, stored: Stored) -> Stored | None:
+        """See :meth:`ssl_cert_server.renewal.stored.StoredCertificates.keep`."""
+
+
 class AdviceWorker:
     """Asks for each certificate the CA that issued it, once for all instances, and keeps what it said."""
 
     def __init__(
         self,
         plan: RenewalPlan,
-        certificates: Renewables,
+        certificates: Advised,
         cas: Mapping[str, RenewalAdviser],
         storage: Storage,
         clock: Clock,
@@ -129,17 +136,9 @@ class AdviceWorker:
 
     async def _keep(self, asked: Stored) -> bool:
         """Write what the CA said, and heed it; False where the certificate is being replaced, or was meanwhile."""
-        cert_key = asked.subject.cert_key
-        lease = await self._storage.acquire(f"certificates/{cert_key}", _ASKING)
-        if lease is None:
+        current = await self._certificates.keep(asked)
+        if current is None:
             return False
-        try:
-            current = await self._certificates.find(cert_key)
-            if current is None or current.certificate.fingerprint != asked.certificate.fingerprint:
-                return False
-            await save_record(self._storage, cert_key, asked.record, lease)
-        finally:
-            await self._storage.release(lease)
         if asked.record.renew_at and asked.record.renew_at != current.record.renew_at:
             await self._heed(asked)
         return True

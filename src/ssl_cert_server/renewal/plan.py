@@ -19,11 +19,15 @@ _log = structlog.get_logger()
 
 RENEWALS = "renewal"
 QUESTIONS = "advice"
+STAPLES = "ocsp"
 PARKED = "parked"
 """Renewals that wait until the budget has room for them."""
 
 _EXPECTED_WITHIN = 3600.0
 """Seconds after which somebody looks what became of an issuance whose server died."""
+
+_CLAIMS_END = 180.0
+"""Seconds within which an entry comes up again that somebody is at; it must not be given to two."""
 
 _FIRST_QUESTION = 3600.0
 """Seconds within which the CA is first asked for its advice."""
@@ -74,6 +78,8 @@ class RenewalPlan:
         cert_key, now = stored.subject.cert_key, self._clock.now()
         await self.renew_at(stored, self.due_at(stored))
         await self.ask_at(cert_key, now + _FIRST_QUESTION * self._clock.random())
+        if stored.certificate.ocsp_urls:
+            await self.staple_at(cert_key, now)
 
     def due_at(self, stored: Stored, *, earliest: bool = False) -> float:
         """Give when a certificate is to be renewed, by its CA's advice where there is some (Unix seconds).
@@ -81,6 +87,8 @@ class RenewalPlan:
         Else the dice spread it; ``earliest`` gives the first moment that they may have given.
         """
         certificate, record = stored.certificate, stored.record
+        if record.revoked:
+            return record.rests_until if record.follows_young else 0.0
         if record.renew_at:
             advised = advised_at(record.renew_at, certificate.not_before, certificate.not_after)
             return max(advised, record.heeded_from)
@@ -93,7 +101,8 @@ class RenewalPlan:
 
         :raises StorageError: it can't be kept.
         """
-        await self._schedule(RENEWALS, Due(stored.subject.cert_key, at, stored.certificate.not_after))
+        rank = 0.0 if stored.record.revoked else stored.certificate.not_after
+        await self._schedule(RENEWALS, Due(stored.subject.cert_key, at, rank))
 
     async def put_off(self, entry: Due, seconds: float) -> None:
         """Have a renewal come up again after so long.
@@ -108,6 +117,22 @@ class RenewalPlan:
         :raises StorageError: it can't be kept.
         """
         await self._schedule(QUESTIONS, Due(cert_key, at))
+
+    async def staple_at(self, cert_key: str, at: float) -> None:
+        """Have a certificate's responder asked about it at a time.
+
+        :raises StorageError: it can't be kept.
+        """
+        await self._schedule(STAPLES, Due(cert_key, at))
+
+    async def want_staple(self, cert_key: str) -> None:
+        """Have a certificate's responder asked about it at once, unless that is about to happen.
+
+        :raises StorageError: it can't be kept.
+        """
+        entry, now = await self._storage.scheduled(STAPLES, cert_key), self._clock.now()
+        if entry is None or entry.at > now + _CLAIMS_END:
+            await self.staple_at(cert_key, now)
 
     async def park(self, entry: Due) -> None:
         """Put a renewal aside until the budget may have room.

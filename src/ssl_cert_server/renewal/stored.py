@@ -9,8 +9,10 @@ from ssl_cert_server.renewal.plan import Stored
 from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.service.issuance import AcmeCertificates
 from ssl_cert_server.service.policy import Policy
-from ssl_cert_server.service.records import load_record
+from ssl_cert_server.service.records import load_record, save_record
 from ssl_cert_server.storage.base import Storage
+
+_WRITING = 60.0
 
 
 class StoredCertificates:
@@ -38,6 +40,37 @@ class StoredCertificates:
         except InvalidCertificate:
             return None
         return Stored(subject, certificate, await load_record(self._storage, cert_key, certificate.fingerprint))
+
+    async def managed(self, cert_key: str) -> Certificate | None:
+        """Give what an operator keeps under ``cert_key``; None where that is no such key, or nothing usable there.
+
+        :raises StorageError: it can't be read.
+        """
+        pem = await self._storage.get(cert_key) if self._policy.is_managed(cert_key) else None
+        try:
+            return parse_certificate(pem) if pem is not None else None
+        except InvalidCertificate:
+            return None
+
+    async def keep(self, stored: Stored) -> Stored | None:
+        """Write what became known of a certificate, and give what was known before.
+
+        None where the certificate is being replaced, or was meanwhile: nothing is written then.
+
+        :raises StorageError: it can't be read or written.
+        """
+        cert_key = stored.subject.cert_key
+        lease = await self._storage.acquire(f"certificates/{cert_key}", _WRITING)
+        if lease is None:
+            return None
+        try:
+            current = await self.find(cert_key)
+            if current is None or current.certificate.fingerprint != stored.certificate.fingerprint:
+                return None
+            await save_record(self._storage, cert_key, stored.record, lease)
+        finally:
+            await self._storage.release(lease)
+        return current
 
     async def renew(self, subject: Subject, replaces: str, priority: Priority) -> Certificate:
         """See :meth:`ssl_cert_server.service.issuance.AcmeCertificates.renew`."""

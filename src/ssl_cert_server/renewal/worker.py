@@ -134,6 +134,8 @@ class RenewalWorker:
     async def _try(self, stored: Stored) -> float | None:
         certificate = stored.certificate
         priority = priority_of(self._clock.now(), certificate.not_before, certificate.not_after)
+        if stored.record.revoked:
+            priority = Priority.EXPIRING
         renewed = await self._certificates.renew(stored.subject, certificate.fingerprint, priority)
         # The same one: it joined the issuance of the very certificate.
         return _AFTER_ERROR if renewed.fingerprint == certificate.fingerprint else None

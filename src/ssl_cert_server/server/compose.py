@@ -13,15 +13,20 @@ from ssl_cert_server.challenges.tlsalpn01 import TlsAlpn01Responder
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.http.app import make_app
+from ssl_cert_server.http.certs import CertEndpoints
+from ssl_cert_server.http.changes import ChangesEndpoint
 from ssl_cert_server.http.protocol import CertServerProtocol, protocol_class
 from ssl_cert_server.issuers.base import Issuer
 from ssl_cert_server.issuers.local_ca import LocalCa
 from ssl_cert_server.issuers.managed import ManagedCertificates
 from ssl_cert_server.issuers.self_signed import SelfSignedIssuer
+from ssl_cert_server.ocsp.exchange import open_http_client
+from ssl_cert_server.ocsp.responder import Responder
 from ssl_cert_server.renewal.advice import AdviceWorker
 from ssl_cert_server.renewal.plan import RenewalPlan
 from ssl_cert_server.renewal.preload import Preload
 from ssl_cert_server.renewal.rebuild import IndexRebuild, SeenCertificates
+from ssl_cert_server.renewal.staples import StapleWorker
 from ssl_cert_server.renewal.stored import StoredCertificates
 from ssl_cert_server.renewal.upkeep import CertificateUpkeep
 from ssl_cert_server.renewal.worker import RenewalWorker
@@ -31,8 +36,11 @@ from ssl_cert_server.service.cache import AnswerCache
 from ssl_cert_server.service.certificates import Certificates
 from ssl_cert_server.service.changes import ChangeWatch
 from ssl_cert_server.service.issuance import AcmeCertificates
+from ssl_cert_server.service.news import News
 from ssl_cert_server.service.policy import Policy, PolicyRules, SelfSignedRule, Source
 from ssl_cert_server.service.readiness import Readiness
+from ssl_cert_server.service.refresh import Refresh
+from ssl_cert_server.service.staples import Staples
 from ssl_cert_server.service.sweep import StateSweep
 from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.service.verdicts import SharedVerdicts
@@ -54,13 +62,14 @@ class Parts:
     """What :mod:`~ssl_cert_server.server.run` needs.
 
     The application, its protocol, the work in the background, what knows the tls-alpn-01 challenges where those are
-    enabled, and what ends the wait of those who still wait.
+    enabled, what ends the wait of those who only wait for news, and of those who still wait for a certificate.
     """
 
     app: Starlette
     protocol: type[CertServerProtocol]
     background: dict[str, Callable[[], Awaitable[None]]]
     tls_alpn01: TlsAlpn01Responder | None
+    stop_polls: Callable[[], None]
     give_up: Callable[[], Awaitable[None]]
 
 
@@ -89,7 +98,9 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
             upkeep=CertificateUpkeep(plan, seen, storage, on_stored=lambda *stored: certificates.replace(*stored)),
         )
         stack.push_async_callback(acme.close)
-        managed = ManagedCertificates(storage, clock, on_replaced=cache.drop_certificate)
+        managed = ManagedCertificates(
+            storage, clock, on_replaced=lambda subject, new: certificates.replace(subject, new, Source.MANAGED)
+        )
         self_signed = SelfSignedIssuer(
             storage, clock, valid_days=config.self_signed.valid_days, organization=config.self_signed.organization
         )
@@ -102,38 +113,37 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         certificates = Certificates(cache, policy, issuers, clock)
         stack.push_async_callback(certificates.close)
 
-        async def read_again(cert_key: str) -> None:
-            subject = policy.stored_subject(cert_key) if certificates.uses(cert_key) else None
-            if subject is None:
-                return
-            certificate = await acme.stored(subject)
-            if certificate is not None:
-                certificates.replace(subject, certificate)
-            else:
-                certificates.drop(cert_key)
-
-        async def read_all_again() -> None:
-            for cert_key in cache.cert_keys():
-                await read_again(cert_key)
-
+        staples = Staples(policy, certificates, storage, clock, want=plan.want_staple)
+        stack.push_async_callback(staples.close)
+        responder = Responder(await stack.enter_async_context(open_http_client()), clock)
+        refresh = Refresh(policy, cache, certificates, staples, acme, managed)
+        news = News(storage, refresh.names_of)
         found = StoredCertificates(acme, storage, policy)
         background = {
             "managed.watch": managed.watch,
-            "changes": ChangeWatch(storage, clock, on_change=read_again, on_reset=read_all_again).run,
+            "changes": ChangeWatch(storage, clock, news=news, on_change=refresh.one, on_reset=refresh.all).run,
             "state.sweep": StateSweep(storage, clock).run,
             "renewal": RenewalWorker(plan, found, storage, clock).run,
             "renewal.index": IndexRebuild(plan, found, storage, clock).run,
             "renewal.seen": lambda: seen.run(found),
+            "ocsp": StapleWorker(plan, found, responder, storage, clock).run,
+            "ocsp.wanted": staples.run,
             "renewal.advice": AdviceWorker(plan, found, engine.cas, storage, clock).run,
             **engine.background,
         }
         if config.preload:
             background["preload"] = Preload(policy.listed(), acme, clock).run
         yield Parts(
-            app=make_app(certificates, engine.http01, Readiness(storage, clock), tls_alpn01=engine.tls_alpn01),
+            app=make_app(
+                CertEndpoints(certificates, staples, clock, engine.tls_alpn01),
+                ChangesEndpoint(news),
+                engine.http01,
+                Readiness(storage, clock),
+            ),
             protocol=protocol_class(cache.get),
             background=background,
             tls_alpn01=engine.tls_alpn01,
+            stop_polls=news.close,
             give_up=certificates.close,
         )
 

@@ -43,7 +43,7 @@ def run(config: Config, announce: Callable[[list[ListenAddress]], None]) -> None
 
 async def _serve(config: Config, clock: Clock, announce: Callable[[list[ListenAddress]], None]) -> None:
     async with compose(config, clock) as parts:
-        server = _Server(_uvicorn_config(parts), parts.give_up)
+        server = _Server(_uvicorn_config(parts), stop_polls=parts.stop_polls, give_up=parts.give_up)
         # Before anybody can see that it runs: whoever sees it may signal it.
         with _signals(server):
             listeners = bind(config.listen)
@@ -80,8 +80,11 @@ def _challenge_listener(
 class _Server(uvicorn.Server):
     """uvicorn, with signals left to us: its own handling ends the process by re-raising them."""
 
-    def __init__(self, config: uvicorn.Config, give_up: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *, stop_polls: Callable[[], None], give_up: Callable[[], Awaitable[None]]
+    ) -> None:
         super().__init__(config)
+        self._stop_polls = stop_polls
         self._give_up = give_up
 
     @contextmanager
@@ -94,7 +97,8 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain; requests that still wait for an issuance towards the end are told to come back."""
+        """Drain: who waits for news alone is let go, who waits for an issuance is told to come back towards the end."""
+        self._stop_polls()
         giving_up = asyncio.create_task(self._give_up_late())
         try:
             await super().shutdown(sockets)

@@ -15,7 +15,7 @@ from ssl_cert_server.errors import (
     RequestError,
 )
 from ssl_cert_server.issuers.base import Issuer
-from ssl_cert_server.model import Certificate, KeyFamily, Subject
+from ssl_cert_server.model import Certificate, CertificateType, KeyFamily, Subject
 from ssl_cert_server.service.answer import Answer, make_answer
 from ssl_cert_server.service.cache import AnswerCache
 from ssl_cert_server.service.flights import Flights
@@ -26,6 +26,8 @@ ANSWER_DEADLINE = 100.0
 
 _ASK_AGAIN = 5.0
 _MAX_FETCHES = 10_000
+_FAMILY = " "
+"""What parts a name from the family that was asked for, where that isn't the usual one."""
 
 
 class Certificates:
@@ -45,23 +47,31 @@ class Certificates:
         :raises NotPermitted: no rule covers it, or none for that family.
         :raises CertServerError: no certificate could be had.
         """
-        # No path of a request can be such a place: what is in memory is looked up by those, too.
-        place = name if family in (None, self._policy.usual_family) else f"{name} {family}"
+        place = self._place(name, family)
         answer = self._cache.get(place) or await self._missed(place, name, family)
         if family not in (None, answer.certificate.family):
             raise NotPermitted(f"{name} has no certificate with an {family.upper()} key here")
         return answer
 
-    def replace(self, subject: Subject, certificate: Certificate) -> None:
-        """Hand out the ACME certificate that was just stored, for all names that are in use and answered by it."""
+    def replace(self, subject: Subject, certificate: Certificate, source: Source = Source.ACME) -> None:
+        """Hand out the certificate that was just stored, for all names that are in use and answered by it."""
         fetched = {place for place, cert_key in self._fetched.items() if cert_key == subject.cert_key}
         for place in self._cache.names_of(subject.cert_key) | fetched:
-            self._remember(place, certificate, self._issuers[Source.ACME], subject)
+            self._remember(place, certificate, self._issuers[source], subject)
             self._fetched.pop(place, None)  # what is being read is older
 
     def uses(self, cert_key: str) -> bool:
         """Tell whether a name is answered with the certificate stored under ``cert_key``, or is about to be."""
         return bool(self._cache.names_of(cert_key)) or cert_key in self._fetched.values()
+
+    def in_memory(self, name: str, family: KeyFamily) -> Certificate | None:
+        """Give the certificate that a name is answered with, as far as that is known without asking anybody."""
+        answer = self._cache.get(self._place(name, family))
+        return answer.certificate if answer is not None else None
+
+    def names_of(self, cert_key: str) -> set[str]:
+        """Give the names in memory that are answered with the certificate stored under ``cert_key``."""
+        return {place.partition(_FAMILY)[0] for place in self._cache.names_of(cert_key)}
 
     def drop(self, cert_key: str) -> None:
         """Forget the certificate that was stored under ``cert_key``; who asks next is answered anew."""
@@ -70,6 +80,10 @@ class Certificates:
     async def close(self) -> None:
         """Give up what is under way."""
         await self._fetches.close()
+
+    def _place(self, name: str, family: KeyFamily | None) -> str:
+        # No path of a request can be such a place: what is in memory is looked up by those, too.
+        return name if family in (None, self._policy.usual_family) else f"{name}{_FAMILY}{family}"
 
     async def _missed(self, place: str, name: str, family: KeyFamily | None) -> Answer:
         try:
@@ -107,7 +121,9 @@ class Certificates:
         return known or self._remember(place, certificate, issuer, subject)
 
     def _remember(self, place: str, certificate: Certificate, issuer: Issuer, subject: Subject) -> Answer:
-        answer = make_answer(certificate, issuer.type, issuer.fresh_until(certificate), subject.cert_key)
+        several = len(self._policy.families) > 1 and issuer.type is CertificateType.ACME
+        families = self._policy.families if several else ()
+        answer = make_answer(certificate, issuer.type, issuer.fresh_until(certificate), subject.cert_key, families)
         if not answer.holds(self._clock):
             raise InvalidCertificate(f"the certificate for {place} expired just now")
         self._cache.put(place, answer)

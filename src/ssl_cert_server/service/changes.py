@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
+from ssl_cert_server.service.news import NameChanges, News
 from ssl_cert_server.storage.base import Storage
 
 _log = structlog.get_logger()
@@ -17,17 +18,22 @@ _AFTER_ERROR = (1.0, 30.0)
 
 
 class ChangeWatch:
-    """Awaits ``on_change`` with each key that was announced since it began, ``on_reset`` where any may have been."""
+    """Awaits ``on_change`` with each key that was announced since it began, ``on_reset`` where any may have been.
+
+    ``on_change`` gives the names it is about: clients hear of them by ``news``, once it was done.
+    """
 
     def __init__(
         self,
         storage: Storage,
         clock: Clock,
         *,
-        on_change: Callable[[str], Awaitable[None]],
+        news: News,
+        on_change: Callable[[str], Awaitable[Collection[str]]],
         on_reset: Callable[[], Awaitable[None]],
     ) -> None:
         self._storage = storage
+        self._news = news
         self._clock = clock
         self._on_change = on_change
         self._on_reset = on_reset
@@ -49,6 +55,8 @@ class ChangeWatch:
         changes = await self._storage.changes(self._cursor, _WAIT)
         if changes.reset:
             await self._on_reset()
+        names: dict[str, None] = {}
         for key in changes.keys:
-            await self._on_change(key)
+            names.update(dict.fromkeys(await self._on_change(key)))
         self._cursor = changes.cursor  # only now: what failed is heard again
+        self._news.tell(NameChanges(changes.cursor, tuple(names), reset=changes.reset))

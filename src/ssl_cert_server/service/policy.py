@@ -85,9 +85,18 @@ class Policy:
             self._foreign_keys.add(rules.self_signed.cert_key)
 
     @property
+    def families(self) -> tuple[KeyFamily, ...]:
+        """The kinds of key that names which CAs issue for have certificates of."""
+        return self._families
+
+    @property
     def usual_family(self) -> KeyFamily:
         """What a client gets that asks for none."""
         return self._families[0]
+
+    def is_managed(self, cert_key: str) -> bool:
+        """Tell whether an operator keeps a certificate under ``cert_key``."""
+        return cert_key in self._managed_keys
 
     def decide(self, name: str, family: KeyFamily | None = None) -> Decision:
         """Give the rule that answers ``name``, with a key of ``family`` where one is wanted.

@@ -14,6 +14,7 @@ _log = structlog.get_logger()
 
 _LONGEST_REST = 86_400.0
 _SHORTEST_REST = 3_600.0
+_FACTS = ("revoked", "follows_young")
 _TIMES = ("window_start", "window_end", "renew_at", "ask_at", "rests_until", "heeded_from")
 
 
@@ -24,7 +25,8 @@ class IssuedRecord:
     ``directory_url`` is the CA's, ``challenge`` the type that proved control. The rest is ARI (RFC 9773), Unix
     seconds: the window the CA suggested, the time in it that was drawn, and when the CA is asked again.
 
-    It is not renewed before ``rests_until``, nor for the CA's advice before ``heeded_from``.
+    It is not renewed before ``rests_until``, nor for the CA's advice before ``heeded_from``. One that is ``revoked`` is
+    replaced at once, unless it ``follows_young``: took the place of one that should have rested itself.
     """
 
     fingerprint: str = ""
@@ -36,6 +38,8 @@ class IssuedRecord:
     ask_at: float = 0.0
     rests_until: float = 0.0
     heeded_from: float = 0.0
+    revoked: bool = False
+    follows_young: bool = False
 
     @classmethod
     def of_new(
@@ -55,6 +59,7 @@ class IssuedRecord:
             challenge,
             rests_until=now + rest,
             heeded_from=now + (rest if early else min(rest, _SHORTEST_REST)),
+            follows_young=early,
         )
 
     def window_holds(self, now: float) -> bool:
@@ -85,7 +90,8 @@ def _parse(stored: bytes, cert_key: str) -> IssuedRecord:
         document = json.loads(stored)
         texts = {field: str(document[field]) for field in ("fingerprint", "directory_url", "challenge")}
         times = {field: float(document.get(field, 0.0)) for field in _TIMES}
-        return IssuedRecord(**texts, **times)  # type: ignore[arg-type]
+        facts = {field: bool(document.get(field)) for field in _FACTS}
+        return IssuedRecord(**texts, **times, **facts)  # type: ignore[arg-type]
     except (ValueError, TypeError, KeyError):
         _log.warning("record.unreadable", cert_key=cert_key, remedy="it is ignored and written anew")
         return IssuedRecord()

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import InvalidCertificate, NotPermitted
 from ssl_cert_server.model import Certificate, KeyFamily, Permission, Subject
+from ssl_cert_server.ocsp.codec import OcspStatus
+from ssl_cert_server.ocsp.staples import load_staple
 from ssl_cert_server.pki.x509 import check_covers, check_not_expired, parse_certificate
 from ssl_cert_server.service.policy import Decision, Policy, Source
 from ssl_cert_server.service.records import load_record
@@ -128,13 +130,32 @@ async def _stored(name: str, decision: Decision, storage: Storage, now: float) -
         check_not_expired(certificate, now)
     except InvalidCertificate as error:
         return [f"stored: under {cert_key}, of no use: {error}"]
-    return [*_certificate(cert_key, certificate, now), *await _advice(cert_key, certificate, storage)]
+    return [
+        *_certificate(cert_key, certificate, now),
+        *await _advice(cert_key, certificate, storage),
+        *await _staple(cert_key, certificate, storage, now),
+    ]
 
 
 def _certificate(cert_key: str, certificate: Certificate, now: float) -> Iterator[str]:
     days = (certificate.not_after - now) / 86_400
     yield f"stored: under {cert_key}, for {', '.join(sorted(certificate.names))}"
     yield f"        valid until {_time(certificate.not_after)} ({days:.1f} days), {certificate.family.upper()} key"
+
+
+async def _staple(cert_key: str, certificate: Certificate, storage: Storage, now: float) -> list[str]:
+    if not certificate.ocsp_urls:
+        return []
+    staple = await load_staple(storage, cert_key)
+    if staple.fingerprint != certificate.fingerprint or not staple.refresh_at:
+        return ["        no staple: its responder was not asked yet"]
+    if staple.holds(now):
+        said = f"staple valid until {_time(staple.next_update)}"
+    elif staple.status is not OcspStatus.GOOD and staple.this_update:
+        said = f"no staple: {certificate.ocsp_urls[0]} says {staple.status}"
+    else:
+        said = f"no staple: {certificate.ocsp_urls[0]} gave no usable answer"
+    return [f"        {said}; asked again at {_time(staple.refresh_at)}"]
 
 
 async def _advice(cert_key: str, certificate: Certificate, storage: Storage) -> list[str]:

@@ -20,15 +20,16 @@ _PAUSES = (1.0, 30.0)
 _WAITING = 10_000
 _KNOWN = 1_000_000
 _ALSO = frozenset({"_local_ca/root"})
+_FOLDERS = ("_ocsp/",)
 _NEVER = frozenset({"acme_account+key"})
 
 
 class MirroredStorage(StorageWrapper):
     """``primary``, with ``mirror`` answering for what was read before while ``primary`` doesn't answer.
 
-    Only what is handed out is mirrored: certificates with their keys. Everything that is written, leased or planned
-    needs ``primary``. While that is away, reads don't wait for it: one goes through now and then, to see whether it is
-    back.
+    Only what is handed out is mirrored: certificates with their keys, and staples. Everything that is written, leased
+    or planned needs ``primary``. While that is away, reads don't wait for it: one goes through now and then, to see
+    whether it is back.
     """
 
     def __init__(self, primary: Storage, mirror: Storage, clock: Clock) -> None:
@@ -138,4 +139,4 @@ class MirroredStorage(StorageWrapper):
 
 
 def _is_mirrored(key: str) -> bool:
-    return key in _ALSO or ("/" not in key and key not in _NEVER)
+    return key in _ALSO or key.startswith(_FOLDERS) or ("/" not in key and key not in _NEVER)

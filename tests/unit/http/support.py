@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from starlette.applications import Starlette
 
 from ssl_cert_server.challenges.http01 import Http01Responder
-from ssl_cert_server.http.app import make_app
+from ssl_cert_server.challenges.tlsalpn01 import TlsAlpn01Responder
 from ssl_cert_server.issuers import base
 from ssl_cert_server.model import Certificate, CertificateType, KeyFamily, Subject
 from ssl_cert_server.service.cache import AnswerCache
 from ssl_cert_server.service.certificates import Certificates
 from ssl_cert_server.service.policy import Policy, PolicyRules, Source
-from ssl_cert_server.service.readiness import Readiness
+from tests.support.application import Application
 from tests.support.clock import ManualClock
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaves import make_certificate
@@ -52,7 +52,7 @@ class Site:
         self.managed = Issuer(CertificateType.MANAGED)
         self.http01 = Http01Responder(self.storage, self.clock)
         self.cache = AnswerCache(self.clock, 10_000_000)
-        policy = Policy(
+        self.policy = Policy(
             PolicyRules(
                 managed=[(r"managed\.net", "key")],
                 domains=["192.0.2.1", "2001:db8::1"],
@@ -61,5 +61,11 @@ class Site:
             )
         )
         issuers: dict[Source, base.Issuer] = {Source.ACME: self.acme, Source.MANAGED: self.managed}
-        self.certificates = Certificates(self.cache, policy, issuers, self.clock)
-        self.app: Starlette = make_app(self.certificates, self.http01, Readiness(self.storage, self.clock))
+        self.certificates = Certificates(self.cache, self.policy, issuers, self.clock)
+        self.usual = self.application()
+        self.app: Starlette = self.usual.app
+
+    def application(self, tls_alpn01: TlsAlpn01Responder | None = None) -> Application:
+        return Application(
+            self.storage, self.clock, self.certificates, self.policy, http01=self.http01, tls_alpn01=tls_alpn01
+        )

@@ -8,8 +8,6 @@ import httpx2
 import pytest
 
 from ssl_cert_server.challenges.tlsalpn01 import TlsAlpn01Responder
-from ssl_cert_server.http.app import make_app
-from ssl_cert_server.service.readiness import Readiness
 from tests.unit.http.support import Site
 
 
@@ -25,8 +23,7 @@ async def responder(site: Site) -> TlsAlpn01Responder:
 
 @pytest.fixture
 async def client(site: Site, responder: TlsAlpn01Responder) -> AsyncIterator[httpx2.AsyncClient]:
-    readiness = Readiness(site.storage, site.clock)
-    app = make_app(site.certificates, site.http01, readiness, tls_alpn01=responder)
+    app = site.application(tls_alpn01=responder).app
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://server") as client:
         yield client
 
@@ -115,6 +112,5 @@ async def test_storage_that_fails_is_500_without_the_reason(
 
 async def test_where_it_is_disabled_none_is_pending(site: Site) -> None:
     await TlsAlpn01Responder(site.storage, site.clock).present("a.com", "token", "token.thumbprint")
-    app = make_app(site.certificates, site.http01, Readiness(site.storage, site.clock))
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://server") as client:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=site.app), base_url="http://server") as client:
         assert (await client.get("/cert/a.com?alpn=1")).status_code == 400

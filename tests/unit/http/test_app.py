@@ -18,8 +18,11 @@ from ssl_cert_server.errors import (
     Unavailable,
 )
 from ssl_cert_server.model import KeyFamily, Subject
+from ssl_cert_server.ocsp.codec import OcspStatus
+from ssl_cert_server.ocsp.staples import Staple, save_staple
 from tests.support.clock import START
 from tests.support.leaves import make_certificate
+from tests.support.ocsp_ca import OcspCa
 from tests.unit.http.support import Site
 
 SECRET = "-----BEGIN EC PRIVATE KEY-----"
@@ -265,6 +268,19 @@ class TestKeyType:
                 assert (await client.get(f"/cert/a.com{query}")).json()["fingerprint"] == certificate.fingerprint
         assert site.acme.asked == ["a.com", "a.com"]
 
+    async def test_clients_are_told_where_there_are_several(self) -> None:
+        site = Site([KeyFamily.RSA, KeyFamily.ECDSA])
+        site.acme.certificate = replace(site.acme.certificate, family=KeyFamily.RSA)
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=site.app), base_url="http://server") as client:
+            response = await client.get("/cert/a.com")
+            assert response.headers["x-keytypes"] == "rsa, ecdsa"
+            response = await client.get("/cert/a.com", headers={"If-None-Match": response.headers["etag"]})
+            assert (response.status_code, response.headers["x-keytypes"]) == (304, "rsa, ecdsa")
+            assert "x-keytypes" not in (await client.get("/cert/managed.net")).headers
+
+    async def test_where_there_is_one_nothing_is_said_of_it(self, client: httpx2.AsyncClient) -> None:
+        assert "x-keytypes" not in (await client.get("/cert/a.com")).headers
+
     async def test_one_that_is_not_issued_is_400(self, site: Site, client: httpx2.AsyncClient) -> None:
         response = await client.get("/cert/a.com?keytype=rsa")
         assert response.status_code == 400
@@ -323,6 +339,25 @@ class TestOcsp:
             response = await client.get(path)
             assert (response.status_code, response.content) == (204, b"")
         assert site.acme.asked == []
+
+    async def test_a_staple_is_der_with_its_times(self, site: Site, client: httpx2.AsyncClient) -> None:
+        certificate = site.acme.certificate = OcspCa().leaf("*.com")
+        staple = Staple(certificate.fingerprint, OcspStatus.GOOD, b"\x30\x00", START - 10, START + 7200.5, START + 3600)
+        await save_staple(site.storage, "a.com", staple)
+        for query in ("", f"?fp={certificate.fingerprint}", f"?fp={certificate.fingerprint.upper()}"):
+            response = await client.get(f"/ocsp/A.com{query}")
+            assert (response.status_code, response.content) == (200, b"\x30\x00")
+            assert response.headers["content-type"] == "application/ocsp-response"
+            assert response.headers["x-expire-at"] == str(int(START + 7200))
+            assert response.headers["x-ttl"] == "3570"
+        assert (await client.get("/ocsp/a.com?fp=00")).status_code == 204
+        assert site.acme.asked == [], "nothing is issued for the sake of a staple"
+
+    async def test_storage_that_fails_is_500_without_the_reason(self, site: Site, client: httpx2.AsyncClient) -> None:
+        site.storage.break_down("get")
+        response = await client.get("/ocsp/a.com")
+        assert response.status_code == 500
+        assert "disk" not in response.text
 
     async def test_an_invalid_name_is_400(self, client: httpx2.AsyncClient) -> None:
         response = await client.get("/ocsp/a_b")

@@ -43,7 +43,7 @@ def replaced() -> list[str]:
 
 @pytest.fixture
 def managed(storage: FaultyStorage, clock: ManualClock, replaced: list[str]) -> ManagedCertificates:
-    return ManagedCertificates(storage, clock, replaced.append)
+    return ManagedCertificates(storage, clock, lambda subject, _: replaced.append(subject.cert_key))
 
 
 @pytest.fixture
@@ -79,6 +79,7 @@ async def test_without_an_ocsp_url_it_is_as_good(managed: ManagedCertificates, s
 async def test_a_change_is_picked_up_and_told(
     watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[str]
 ) -> None:
+    cursor = (await storage.changes("", 0)).cursor
     await storage.put(KEY, FIRST.stored)
     first = await watched.obtain(NAME, Subject(KEY))
     await storage.put(KEY, SECOND.stored)
@@ -86,6 +87,7 @@ async def test_a_change_is_picked_up_and_told(
     await clock.advance(LOOK)
     assert await watched.obtain(NAME, Subject(KEY)) == parse_certificate(SECOND.stored)
     assert replaced == [KEY]
+    assert (await storage.changes(cursor, 0)).keys == (KEY,), "the other instances are told"
 
 
 async def test_the_same_certificate_written_anew_is_no_change(

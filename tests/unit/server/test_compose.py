@@ -27,6 +27,8 @@ BACKGROUND = {
     "renewal.index",
     "renewal.seen",
     "renewal.advice",
+    "ocsp",
+    "ocsp.wanted",
     "http01.left_over",
     "budget.sweep",
     "state.sweep",

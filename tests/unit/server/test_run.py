@@ -61,9 +61,11 @@ async def _nothing() -> None:
     pass
 
 
-def _server(give_up: Callable[[], Awaitable[None]] = _nothing) -> _Server:
+def _server(
+    give_up: Callable[[], Awaitable[None]] = _nothing, stop_polls: Callable[[], None] = lambda: None
+) -> _Server:
     config = uvicorn.Config("unused:app", log_config=None, timeout_graceful_shutdown=run._DRAIN)
-    server = _Server(config, give_up)
+    server = _Server(config, stop_polls=stop_polls, give_up=give_up)
     server.servers, server.lifespan = [], LifespanOff(config)
     return server
 
@@ -112,6 +114,13 @@ class TestDraining:
         await stopping
         await time.advance(100)
         assert not given_up.is_set()
+
+    async def test_who_waits_for_news_alone_is_let_go_at_once(self) -> None:
+        polls = asyncio.Event()
+        stopping = asyncio.create_task(_server(stop_polls=polls.set).shutdown())
+        await settle()
+        assert polls.is_set()
+        await stopping
 
     def test_it_gives_up_before_it_cuts_off(self) -> None:
         assert run._PATIENCE < run._DRAIN

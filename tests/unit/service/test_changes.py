@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.service.changes import ChangeWatch
+from ssl_cert_server.service.news import News
 from ssl_cert_server.storage.base import CHANGES_KEPT
 from tests.support.clock import ManualClock
 from tests.support.faulty_storage import FaultyStorage
@@ -24,13 +25,15 @@ class Room:
         self.storage = FaultyStorage(self.clock)
         self.heard: list[str] = []
         self.trouble: list[Exception] = []
-        watch = ChangeWatch(self.storage, self.clock, on_change=self._hear, on_reset=self._reset)
+        self.news = News(self.storage, lambda key: [key])
+        watch = ChangeWatch(self.storage, self.clock, news=self.news, on_change=self._hear, on_reset=self._reset)
         self._task = asyncio.create_task(watch.run())
 
-    async def _hear(self, key: str) -> None:
+    async def _hear(self, key: str) -> list[str]:
         if self.trouble:
             raise self.trouble.pop(0)
         self.heard.append(key)
+        return [f"name of {key}"]
 
     async def _reset(self) -> None:
         self.heard.append("everything")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ssl_cert_server.model import KeyFamily, OpenOrder
+from ssl_cert_server.ocsp.codec import OcspStatus
+from ssl_cert_server.ocsp.staples import Staple, save_staple
 from ssl_cert_server.service.policy import Policy, PolicyRules, SelfSignedRule
 from ssl_cert_server.service.records import IssuedRecord, save_record
 from ssl_cert_server.service.state import NameState, save_state
@@ -15,6 +19,7 @@ from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaks import assert_no_key
 from tests.support.leaves import DAY, HOUR, make_certificate
+from tests.support.ocsp_ca import OcspCa
 
 RULES = PolicyRules(
     managed=[(r"m\.com", "own")],
@@ -69,8 +74,14 @@ async def test_what_is_stored_who_issued_it_and_when_it_is_renewed(storage: Faul
     assert "stored: nothing under a.com; the first request" in await why("a.com", storage)
     certificate = make_certificate("a.com", end=START + 3 * DAY)
     await storage.put("a.com", certificate.stored)
-    window = {"window_start": START, "window_end": START + DAY, "renew_at": START + HOUR}
-    record = IssuedRecord(certificate.fingerprint, "https://ca.test/dir", "http-01", **window)
+    record = IssuedRecord(
+        certificate.fingerprint,
+        "https://ca.test/dir",
+        "http-01",
+        window_start=START,
+        window_end=START + DAY,
+        renew_at=START + HOUR,
+    )
     await save_record(storage, "a.com", record)
     said = await why("a.com", storage)
     assert "valid until 2027-01-18 08:00:00 UTC (3.0 days), ECDSA key" in said
@@ -145,3 +156,36 @@ async def test_what_ask_said(storage: FaultyStorage) -> None:
     await SharedVerdicts(storage, CLOCK).allow("other.com", HOUR)
     said = await why("other.com", storage)
     assert "ask:    the endpoint permitted it until 2027-01-15 09:00:00 UTC" in said
+
+
+@pytest.mark.parametrize(
+    ("staple", "words"),
+    [
+        (Staple(), "no staple: its responder was not asked yet"),
+        (Staple("another", refresh_at=START), "no staple: its responder was not asked yet"),
+        (
+            Staple("its", OcspStatus.GOOD, b"x", START - 1, START + DAY, START + HOUR),
+            "staple valid until 2027-01-16 08:00:00 UTC; asked again at 2027-01-15 09:00:00 UTC",
+        ),
+        (
+            Staple("its", OcspStatus.GOOD, b"x", START - DAY, START, START + HOUR, failures=3),
+            "no staple: http://ocsp.ca.test gave no usable answer; asked again at 2027-01-15 09:00:00 UTC",
+        ),
+        (
+            Staple("its", OcspStatus.UNKNOWN, refresh_at=START + HOUR, failures=1),
+            "no staple: http://ocsp.ca.test gave no usable answer",
+        ),
+        (
+            Staple("its", OcspStatus.REVOKED, b"", START - 1, START + DAY, START + HOUR, failures=1),
+            "no staple: http://ocsp.ca.test says revoked; asked again at 2027-01-15 09:00:00 UTC",
+        ),
+    ],
+)
+async def test_the_staple_of_one_that_may_have_one(storage: FaultyStorage, staple: Staple, words: str) -> None:
+    certificate = OcspCa().leaf("a.com")
+    await storage.put("a.com", certificate.stored)
+    if staple.fingerprint == "its":
+        staple = replace(staple, fingerprint=certificate.fingerprint)
+    if staple.fingerprint:
+        await save_staple(storage, "a.com", staple)
+    assert words in await why("a.com", storage)

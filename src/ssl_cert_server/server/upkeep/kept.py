@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.issuers.account import AccountPlace
-from ssl_cert_server.renewal.plan import PARKED, QUESTIONS, RENEWALS
+from ssl_cert_server.ocsp.staples import FOLDER as STAPLE_FOLDER
+from ssl_cert_server.renewal.plan import PARKED, QUESTIONS, RENEWALS, STAPLES
 from ssl_cert_server.service.budget.buckets import LimitKind, folder
 from ssl_cert_server.storage.base import Storage
 
-QUEUES = (RENEWALS, QUESTIONS, PARKED)
+QUEUES = (RENEWALS, QUESTIONS, PARKED, STAPLES)
 
 ACCOUNT_KEY = "acme_account+key"
 _ACCOUNTS = "_accounts"
@@ -20,6 +21,7 @@ _FOLDERS = (
     "_local_ca",
     "",
     "_issued",
+    STAPLE_FOLDER,
     "_state",
     "_challenges/http-01",
     "_challenges/tls-alpn-01",

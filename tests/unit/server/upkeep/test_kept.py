@@ -66,6 +66,7 @@ async def test_the_cas_of_both_configurations_count(storage: FaultyStorage, conf
     [
         ("a.example", "certificates/a.example"),
         ("*.a.example+rsa", "certificates/*.a.example+rsa"),
+        ("_ocsp/a.example", "ocsp/a.example"),
         ("_state/a.example", "certificates/a.example"),
         ("_issued/a.example+rsa", "certificates/a.example+rsa"),
         ("self_signed", "self_signed/self_signed"),

@@ -1,0 +1,80 @@
+"""Brings what is handed out up to date with what another instance, a command or an operator stored."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ssl_cert_server.issuers.managed import ManagedCertificates
+from ssl_cert_server.ocsp.staples import FOLDER
+from ssl_cert_server.pki.names import covers
+from ssl_cert_server.service.cache import AnswerCache
+from ssl_cert_server.service.certificates import Certificates
+from ssl_cert_server.service.issuance import AcmeCertificates
+from ssl_cert_server.service.policy import Policy
+from ssl_cert_server.service.staples import Staples
+
+_STAPLES = f"{FOLDER}/"
+
+
+class Refresh:
+    """Reads again what was announced, as far as it is in use here."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        cache: AnswerCache,
+        certificates: Certificates,
+        staples: Staples,
+        acme: AcmeCertificates,
+        managed: ManagedCertificates,
+    ) -> None:
+        self._policy = policy
+        self._cache = cache
+        self._certificates = certificates
+        self._staples = staples
+        self._acme = acme
+        self._managed = managed
+
+    async def one(self, key: str) -> Collection[str]:
+        """Read a certificate again, or a staple, that is stored under ``key``, and give the names that it answers.
+
+        :raises StorageError: it can't be read.
+        """
+        if key.startswith(_STAPLES):
+            self._staples.drop(key.removeprefix(_STAPLES))
+            return self.names_of(key)
+        return await self._certificate(key)
+
+    async def all(self) -> None:
+        """Read everything again that is in use.
+
+        :raises StorageError: something can't be read.
+        """
+        self._staples.drop_all()
+        for cert_key in self._cache.cert_keys():
+            await self._certificate(cert_key)
+
+    def names_of(self, key: str) -> set[str]:
+        """Give the names that are answered with what is stored under ``key``, wildcards for those they cover.
+
+        Managed certificates answer whatever their pattern matches: of those, what is in memory is told, too.
+        """
+        cert_key = key.removeprefix(_STAPLES)
+        subject = self._policy.stored_subject(cert_key)
+        names = set(subject.names if subject is not None else self._managed.names_of(cert_key))
+        for name in self._certificates.names_of(cert_key):
+            if not any(covers(known, name) for known in names):
+                names.add(name)
+        return names
+
+    async def _certificate(self, cert_key: str) -> Collection[str]:
+        names = self.names_of(cert_key)
+        await self._managed.refresh_used(cert_key)
+        subject = self._policy.stored_subject(cert_key) if self._certificates.uses(cert_key) else None
+        if subject is not None:
+            certificate = await self._acme.stored(subject)
+            if certificate is not None:
+                self._certificates.replace(subject, certificate)
+            else:
+                self._certificates.drop(cert_key)
+        return {*names, *self._managed.names_of(cert_key)}

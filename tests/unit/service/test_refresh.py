@@ -1,0 +1,140 @@
+"""What another instance, a command or an operator stored is handed out here, and told by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssl_cert_server.issuers.managed import ManagedCertificates
+from ssl_cert_server.model import KeyFamily
+from ssl_cert_server.ocsp.staples import Staple, save_staple
+from ssl_cert_server.service.attempts import Attempts
+from ssl_cert_server.service.cache import AnswerCache
+from ssl_cert_server.service.certificates import Certificates
+from ssl_cert_server.service.issuance import AcmeCertificates
+from ssl_cert_server.service.policy import Policy, PolicyRules, Source
+from ssl_cert_server.service.refresh import Refresh
+from ssl_cert_server.service.staples import Staples
+from ssl_cert_server.service.turns import Turns
+from tests.support.clock import ManualClock
+from tests.support.faulty_storage import FaultyStorage
+from tests.support.leaves import make_certificate
+from tests.support.scripted_ca import ScriptedCa
+from tests.support.upkeep import RecordingUpkeep
+
+
+class Instance:
+    """Hands out ACME certificates of ``.com`` and ``*.wild.com``, and a managed one for whatever ends in ``.net``."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.storage = FaultyStorage(self.clock)
+        policy = Policy(
+            PolicyRules(
+                managed=[(r".+\.net", "shop")],
+                wildcards=["*.wild.com"],
+                patterns=[r"[a-z]+\.com"],
+                families=(KeyFamily.ECDSA, KeyFamily.RSA),
+            )
+        )
+        attempts = Attempts(self.storage, ScriptedCa(self.clock), self.clock, deadline=300.0)
+        acme = AcmeCertificates(self.storage, attempts, Turns(32, self.clock), self.clock, upkeep=RecordingUpkeep())
+        self.cache = AnswerCache(self.clock, 10_000_000)
+        self.managed = ManagedCertificates(
+            self.storage,
+            self.clock,
+            on_replaced=lambda subject, new: self.certificates.replace(subject, new, Source.MANAGED),
+        )
+        issuers = {Source.ACME: acme, Source.MANAGED: self.managed}
+        self.certificates = Certificates(self.cache, policy, issuers, self.clock)  # type: ignore[arg-type]
+        self.staples = Staples(policy, self.certificates, self.storage, self.clock, want=self._want)
+        self.refresh = Refresh(policy, self.cache, self.certificates, self.staples, acme, self.managed)
+
+    async def _want(self, cert_key: str) -> None:
+        raise AssertionError(cert_key)
+
+    async def put(self, cert_key: str, *names: str) -> str:
+        """Store a certificate as somebody else does; gives its fingerprint."""
+        certificate = make_certificate(*names)
+        await self.storage.put(cert_key, certificate.stored)
+        return certificate.fingerprint
+
+    async def served(self, name: str) -> str:
+        return (await self.certificates.answer(name)).certificate.fingerprint
+
+
+@pytest.fixture
+def it() -> Instance:
+    return Instance()
+
+
+async def test_a_replaced_certificate_is_handed_out_and_told(it: Instance) -> None:
+    await it.put("a.com", "a.com")
+    await it.served("a.com")
+    new = await it.put("a.com", "a.com")
+    assert set(await it.refresh.one("a.com")) == {"a.com"}
+    assert await it.served("a.com") == new
+
+
+async def test_one_that_nobody_asked_for_here_is_not_read_and_told_all_the_same(it: Instance) -> None:
+    await it.put("a.com", "a.com")
+    it.storage.break_down("get")
+    assert set(await it.refresh.one("a.com")) == {"a.com"}
+    assert set(await it.refresh.one("a.com+rsa")) == {"a.com"}
+
+
+async def test_a_wildcard_stands_for_what_it_covers(it: Instance) -> None:
+    await it.put("*.wild.com", "*.wild.com", "wild.com")
+    await it.served("one.wild.com")
+    await it.served("two.wild.com")
+    assert set(await it.refresh.one("*.wild.com")) == {"*.wild.com", "wild.com"}
+
+
+async def test_one_that_was_removed_is_not_handed_out_any_more(it: Instance) -> None:
+    old = await it.put("a.com", "a.com")
+    await it.served("a.com")
+    await it.storage.delete("a.com")
+    assert set(await it.refresh.one("a.com")) == {"a.com"}
+    assert await it.served("a.com") != old
+
+
+async def test_a_managed_one_is_read_at_once_and_told_by_all_names_it_answers(it: Instance) -> None:
+    await it.put("shop", "shop.net", "*.shop.net")
+    await it.served("shop.net")
+    await it.served("a.b.net")
+    new = await it.put("shop", "shop.net", "new.net")
+    assert set(await it.refresh.one("shop")) == {"shop.net", "*.shop.net", "new.net", "a.b.net"}
+    assert await it.served("shop.net") == new
+
+
+async def test_whoever_finds_a_managed_one_replaced_tells_the_others_once(it: Instance) -> None:
+    await it.put("shop", "shop.net")
+    await it.served("shop.net")
+    cursor = (await it.storage.changes("", 0)).cursor
+    await it.put("shop", "shop.net")
+    assert await it.managed.refresh("shop")
+    assert not await it.managed.refresh("shop")
+    await it.refresh.one("shop")
+    assert (await it.storage.changes(cursor, 0)).keys == ()  # only the watch announces
+
+
+async def test_a_staple_is_told_by_its_names_and_read_anew(it: Instance) -> None:
+    certificate = make_certificate("a.com")
+    await it.storage.put("a.com", certificate.stored)
+    now = it.clock.now()
+    for response in (b"one", b"two"):
+        staple = Staple(certificate.fingerprint, response=response, this_update=now, next_update=now + 1000)
+        await save_staple(it.storage, "a.com", staple)
+        assert set(await it.refresh.one("_ocsp/a.com")) == {"a.com"}
+        answer = await it.staples.answer("a.com", certificate.fingerprint)
+        assert answer is not None
+        assert answer.response == response
+
+
+async def test_everything_in_use_is_read_again_after_a_reset(it: Instance) -> None:
+    await it.put("a.com", "a.com")
+    await it.put("shop", "shop.net")
+    await it.served("a.com")
+    await it.served("shop.net")
+    new = [await it.put("a.com", "a.com"), await it.put("shop", "shop.net")]
+    await it.refresh.all()
+    assert [await it.served("a.com"), await it.served("shop.net")] == new
