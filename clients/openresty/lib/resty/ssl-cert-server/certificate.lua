@@ -5,7 +5,7 @@
 -- entry of the other key type, where there are such.
 
 local cjson = require "cjson.safe"
-local ffi = require "ffi"
+local openssl = require "resty.ssl-cert-server.openssl"
 local ssl = require "ngx.ssl"
 
 local find, lower, match = string.find, string.lower, string.match
@@ -13,7 +13,7 @@ local byte, sub = string.byte, string.sub
 local decode_base64, encode_base64 = ngx.decode_base64, ngx.encode_base64
 local floor, max, min = math.floor, math.max, math.min
 local now = ngx.now
-local pcall, tonumber, tostring, type = pcall, tonumber, tostring, type
+local tonumber, tostring, type = tonumber, tostring, type
 
 local MAX_TTL = 86400
 local DEFAULT_TTL = 60  -- seconds; of an answer that should say and doesn't
@@ -24,27 +24,6 @@ local ECDSA_SCHEMES = { [256] = { [0x0403] = true }, [384] = { [0x0503] = true }
 local OTHER_FAMILY = { ecdsa = "rsa", rsa = "ecdsa" }
 
 local _M = {}
-
-
--- The names on the left are our own, so that no other library's declaration of the same functions can clash.
-local declared = pcall(ffi.cdef, [[
-    void *ssl_cert_server_stack_item(const void *stack, int index) __asm__("OPENSSL_sk_value");
-    int ssl_cert_server_stack_size(const void *stack) __asm__("OPENSSL_sk_num");
-    int ssl_cert_server_pair_matches(const void *leaf, const void *key) __asm__("X509_check_private_key");
-    void ssl_cert_server_clear_errors(void) __asm__("ERR_clear_error");
-]])
-pcall(ffi.cdef, [[
-    int ssl_cert_server_key_bits_3(const void *key) __asm__("EVP_PKEY_get_bits");
-    int ssl_cert_server_key_bits_1(const void *key) __asm__("EVP_PKEY_bits");
-]])
-
-
-local function pair_matches(chain, key)
-    local leaf = ffi.C.ssl_cert_server_stack_item(chain, 0)
-    local matches = leaf ~= nil and ffi.C.ssl_cert_server_pair_matches(leaf, key) == 1
-    ffi.C.ssl_cert_server_clear_errors()
-    return matches
-end
 
 
 local function refresh_at(ttl)
@@ -65,22 +44,11 @@ local function family(pem)
 end
 
 
--- Whether there is a leaf and nothing more.
-local function is_alone(chain)
-    local ok, size = pcall(function() return ffi.C.ssl_cert_server_stack_size(chain) end)
-    return ok and size == 1
-end
-
-
 local function schemes(pem, key)
     if family(pem) ~= "ecdsa" then
         return family(pem) and RSA_SCHEMES
     end
-    local ok, bits = pcall(function() return ffi.C.ssl_cert_server_key_bits_3(key) end)
-    if not ok then  -- OpenSSL 1.1
-        ok, bits = pcall(function() return ffi.C.ssl_cert_server_key_bits_1(key) end)
-    end
-    return ok and ECDSA_SCHEMES[bits] or nil
+    return openssl.key_bits and ECDSA_SCHEMES[openssl.key_bits(key)] or nil
 end
 
 
@@ -98,9 +66,8 @@ function _M.parse_pair(cert, pkey)
     if not key then
         return nil, "bad key: " .. tostring(err)
     end
-    -- Where OpenSSL's functions can't be reached the call fails, and nginx finds a mismatch when it is given the pair.
-    local ok, matches = pcall(pair_matches, chain, key)
-    if declared and ok and not matches then
+    -- Where OpenSSL's function can't be reached, nginx finds a mismatch when it is given the pair.
+    if openssl.pair_matches and not openssl.pair_matches(chain, key) then
         return nil, "certificate and key do not match"
     end
     return chain, key
@@ -113,9 +80,13 @@ function _M.parse_record(record)
     if not chain then
         return nil, key
     end
+    local leaf, rest
+    if openssl.split then
+        leaf, rest = openssl.split(chain)
+    end
     return {
-        chain = chain, key = key, fingerprint = record.fingerprint, type = record.type, expire_at = record.expire_at,
-        schemes = schemes(record.pkey, key), alone = is_alone(chain), check_at = 0,
+        chain = chain, leaf = leaf, rest = rest, key = key, fingerprint = record.fingerprint, type = record.type,
+        expire_at = record.expire_at, schemes = schemes(record.pkey, key), check_at = 0,
     }
 end
 
