@@ -6,8 +6,8 @@
 -- a newer one.
 --
 -- In ssl-cert-server/: names, log, counters and token (plain); certificate (parsing, checking) and handshake (to
--- nginx), with openssl; locks, journal and store (what the workers share); backend, http and client (the wire); jobs and
--- background (timers); fetcher (from the wire into the store), changes (what the server says is new), status.
+-- nginx), with openssl; locks, journal and store (what the workers share); backend, http and client (the wire); jobs
+-- and background (timers); fetcher (from the wire into the store), changes (what the server says is new), status.
 
 local backends = require "resty.ssl-cert-server.backend"
 local background = require "resty.ssl-cert-server.background"
