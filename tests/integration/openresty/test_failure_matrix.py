@@ -221,5 +221,6 @@ async def test_shared_dictionary_full(prefix: Path) -> None:
             server.pairs[UNKNOWN] = make_pair(UNKNOWN)
             server.announce(UNKNOWN)
             await until_served(nginx.https_port, server.pairs[UNKNOWN].der, UNKNOWN)
+            assert len(server.polls) < 8, "one worker asks, and holds on"
             await server.stop()
             await expect_known(nginx, server.pairs[NAME].der)

@@ -89,7 +89,7 @@ function _M.may_try(self)
     if self:failures() == 0 then
         return true
     end
-    local _, err = self.dict:safe_add(self.prefix .. "probe", 1, self.connect_timeout + 1)
+    local _, err = self.dict:add(self.prefix .. "probe", 1, self.connect_timeout + 1)
     return err ~= "exists"
 end
 
@@ -97,7 +97,7 @@ end
 function _M.note_failure(self)
     local failures = self.dict:incr(self.prefix .. "failures", 1, 0, FAILURES_TTL) or 1
     self.dict:expire(self.prefix .. "failures", FAILURES_TTL)
-    self.dict:safe_set(self.prefix .. "down", 1, min(2 ^ (failures - 2), BACKOFF_CAP))
+    self.dict:set(self.prefix .. "down", 1, min(2 ^ (failures - 2), BACKOFF_CAP))
     self.dict:delete(self.prefix .. "probe")
 end
 

@@ -287,7 +287,7 @@ function _M.tick(self)
     if exiting() or self.locks:is_locked(LEASE) then
         return false
     end
-    local token = self.locks:lock(LEASE)
+    local token = self.locks:lock_in_any_case(LEASE)
     return token ~= nil and self.background:start("changes", serve, self, token)
 end
 

@@ -81,7 +81,7 @@ function _M.get(self, request)
                 if response then
                     backend:note_success()
                     if index ~= first then
-                        self.dict:safe_set(self.key, index)
+                        self.dict:set(self.key, index)
                     end
                 end
                 return response, err, kind

@@ -101,8 +101,8 @@ end
 
 -- The server named it as changed, and then refused it: nobody may have it any longer.
 local function withdraw(self, name)
-    self.store:drop(name)
-    self.store.journal:tell({ "-" .. name })
+    self.store:withdraw(name)
+    self.store.journal:tell({ name })
     self.log(WARN, "withdraw", name, ": the server no longer permits it: its certificate is out of service")
 end
 

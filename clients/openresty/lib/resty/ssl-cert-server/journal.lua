@@ -23,8 +23,8 @@ function _M.join(self)
 end
 
 
--- names: a list; one with "-" before it is to be forgotten. Whatever is not remembered, as the dictionary is full or
--- the names are very many, is taken by the readers for "any name".
+-- names: a list. What is not remembered, as the dictionary is full or the names are very many, and what isn't written
+-- yet when it is read, is taken by the readers for "any name".
 function _M.tell(self, names)
     local text = concat(names, " ")
     local number = self.dict:incr(self.last_key, 1, 0)

@@ -14,7 +14,7 @@ local _M = {}
 local mt = { __index = _M }
 
 
--- Locks are in `dict`, and never push anything else out of it.
+-- Locks are in `dict`. Those of names, of which there may be many, never push anything else out of it.
 function _M.new(dict, prefix)
     return setmetatable({
         dict = dict, prefix = prefix .. "lock:", identity = match(tostring({}), "0x%x+") or tostring(now()), serial = 0,
@@ -22,14 +22,26 @@ function _M.new(dict, prefix)
 end
 
 
+local function new_token(self)
+    self.serial = self.serial + 1
+    return concat({ ngx.worker.pid(), self.identity, self.serial }, ":")
+end
+
+
 -- A token for unlock(), or nil when another holds the lock.
 function _M.lock(self, name)
-    self.serial = self.serial + 1
-    local token = concat({ ngx.worker.pid(), self.identity, self.serial }, ":")
+    local token = new_token(self)
     local ok, err = self.dict:safe_add(self.prefix .. name, token, LEASE)
     if ok or err ~= "exists" then
         return token  -- "no memory": that two workers ask for the same name is better than that none does
     end
+end
+
+
+-- The same for a lock that counts even where the dictionary is full.
+function _M.lock_in_any_case(self, name)
+    local token = new_token(self)
+    return self.dict:add(self.prefix .. name, token, LEASE) and token or nil
 end
 
 

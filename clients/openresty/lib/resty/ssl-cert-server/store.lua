@@ -1,8 +1,8 @@
 -- What the workers share, and each one's parsed copy of it.
 --
 -- A key of the shared dictionary is what the server is asked for: "cert/NAME", "cert/NAME?keytype=rsa" for the other
--- key type, "ocsp/NAME?fp=FINGERPRINT". Everything in the dictionary expires. Failures, locks and notes never push a
--- certificate out of it.
+-- key type, "ocsp/NAME?fp=FINGERPRINT". Everything in the dictionary expires but a few numbers. Failures, and the locks
+-- of names, never push a certificate out of it.
 
 local cjson = require "cjson.safe"
 local lrucache = require "resty.lrucache"
@@ -12,7 +12,6 @@ local ngx = ngx
 local ERR, WARN = ngx.ERR, ngx.WARN
 local max, min = math.max, math.min
 local now = ngx.now
-local byte, sub = string.byte, string.sub
 local pairs, setmetatable, tostring, type = pairs, setmetatable, tostring, type
 
 local RECHECK = 1             -- seconds between looks for something newer than what is past its time
@@ -64,6 +63,7 @@ function _M.save(self, key, record)
         self.log(WARN, "full", "lua_shared_dict ", self.dict_name, " is too small: certificates in use drop out of it")
     end
     self:forget_failure(key)
+    self.dict:delete(self.prefix .. "gone:" .. key)
 end
 
 
@@ -94,7 +94,7 @@ end
 
 -- Notes that the server said at `time` that this name changed: what was asked for until then is to be asked for again.
 function _M.note_change(self, name, time)
-    self.dict:safe_set(self.prefix .. "changed:" .. name, time, NOTED)
+    self.dict:set(self.prefix .. "changed:" .. name, time, NOTED)
     self:forget_failure(self.certificate_key(name))
 end
 
@@ -198,6 +198,10 @@ function _M.update(self, name, entry)
     if record and not (entry and entry.fingerprint == record.fingerprint) then
         entry = certificate.parse_record(record) or entry
     end
+    if not record and entry and self.dict:get(self.prefix .. "gone:" .. key) then
+        self.entries:delete(name)
+        entry = nil
+    end
     if not entry then
         return nil, false
     end
@@ -232,6 +236,13 @@ function _M.drop(self, name)
 end
 
 
+-- Takes a name out of service, in all workers as soon as they look at it again.
+function _M.withdraw(self, name)
+    self:drop(name)
+    self.dict:set(self.prefix .. "gone:" .. self.certificate_key(name), true, NOTED)
+end
+
+
 -- Between workers
 
 -- Has this worker look at the name again at the next handshake.
@@ -247,11 +258,7 @@ end
 -- Does what other workers told.
 function _M.catch_up(self)
     self.journal:read(function(name)
-        if byte(name) == 0x2d then
-            self.entries:delete(sub(name, 2))
-        else
-            self:look_again(name)
-        end
+        self:look_again(name)
     end, function()
         local names = self.entries:get_keys()
         for index = #names, 1, -1 do  -- the least recently used first, so that they stay in that order
