@@ -19,6 +19,7 @@ from ssl_cert_server.issuers.local_ca import LocalCa
 from ssl_cert_server.issuers.managed import ManagedCertificates
 from ssl_cert_server.issuers.self_signed import SelfSignedIssuer
 from ssl_cert_server.renewal.advice import AdviceWorker
+from ssl_cert_server.renewal.expiry import ExpiryWorker, ManagedExpiries
 from ssl_cert_server.renewal.plan import RenewalPlan
 from ssl_cert_server.renewal.preload import Preload
 from ssl_cert_server.renewal.rebuild import IndexRebuild, SeenCertificates
@@ -125,6 +126,8 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
             "renewal.index": IndexRebuild(plan, found, storage, clock).run,
             "renewal.seen": lambda: seen.run(found),
             "renewal.advice": AdviceWorker(plan, found, engine.cas, storage, clock).run,
+            "renewal.expiry": ExpiryWorker(plan, found, {rule.cert_key for rule in config.managed}, storage, clock).run,
+            "managed.expiry": ManagedExpiries(managed.in_use, plan, storage, clock).run,
             **engine.background,
         }
         if config.preload:

@@ -27,6 +27,8 @@ BACKGROUND = {
     "renewal.index",
     "renewal.seen",
     "renewal.advice",
+    "renewal.expiry",
+    "managed.expiry",
     "http01.left_over",
     "budget.sweep",
     "state.sweep",

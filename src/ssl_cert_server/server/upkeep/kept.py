@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.issuers.account import AccountPlace
-from ssl_cert_server.renewal.plan import PARKED, QUESTIONS, RENEWALS
+from ssl_cert_server.renewal.plan import EXPIRIES, PARKED, QUESTIONS, RENEWALS
 from ssl_cert_server.service.budget.buckets import LimitKind, folder
 from ssl_cert_server.storage.base import Storage
 
-QUEUES = (RENEWALS, QUESTIONS, PARKED)
+QUEUES = (RENEWALS, QUESTIONS, PARKED, EXPIRIES)
 
 ACCOUNT_KEY = "acme_account+key"
 _ACCOUNTS = "_accounts"
