@@ -1,4 +1,4 @@
-"""What a visitor sees: ``openssl s_client -status`` through nginx, with a real CA and a real responder behind."""
+"""What a visitor of nginx sees, by ``openssl s_client``, with the real server, CA and responder behind it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from tests.integration.conftest import StartPebble
 from tests.support.nginx import Nginx
 from tests.support.ocsp_responder import OcspResponder
-from tests.support.server import CertServer, acme_config
+from tests.support.server import CertServer, acme_config, ca_entry, cas_config
 from tests.support.waiting import wait_until
 
 GOOD, REVOKED, UNKNOWN = "site1.example.com", "site2.example.com", "site3.example.com"
@@ -35,12 +36,12 @@ class Seen:
         return self.leaf.fingerprint(hashes.SHA1()).hex()
 
 
-def visit(port: int, name: str, root: Path) -> Seen:
-    """One handshake; openssl verifies the chain and what is stapled."""
+def visit(port: int, name: str, root: Path, *more: str) -> Seen:
+    """One handshake, with ``more`` options; openssl verifies the chain and what is stapled."""
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", name, "-status"]
-    command += ["-CAfile", str(root), "-verify_return_error", "-verify_hostname", name]
+    command += ["-CAfile", str(root), "-verify_return_error", "-verify_hostname", name, *more]
     done = subprocess.run(command, input="", capture_output=True, text=True, timeout=60, check=True)
-    pem = _PEM.search(done.stdout)
+    pem = _PEM.search(done.stdout.partition("Server certificate")[2])  # the staple holds its signer's
     assert pem is not None, done.stdout
     staple = done.stdout.partition("OCSP response:")[2]
     if "no response sent" in staple:
@@ -122,3 +123,33 @@ def test_what_was_replaced_is_in_use_within_a_moment(site: Site) -> None:
     assert done.returncode == 0, done.stderr
     # Its ttl is an hour: it is the news that counts.
     wait_until(lambda: {site.visit(GOOD).fingerprint for _ in range(4)}.isdisjoint({old}))
+
+
+def test_each_visitor_gets_the_kind_of_key_that_it_knows(
+    tmp_path: Path, start_pebble: StartPebble, http_port: int
+) -> None:
+    pebble = start_pebble(http_port=http_port)
+    root, prefix = tmp_path / "root.pem", tmp_path / "nginx"
+    root.write_bytes(pebble.root_certificate())
+    prefix.mkdir()
+    ca = ca_entry(pebble.directory_url, pebble.ca_bundle, key_type=["ecdsa-p256", "rsa-2048"])
+    with (
+        CertServer(tmp_path / "server", cas_config(ca, domains=[GOOD]), port=http_port) as server,
+        Nginx(prefix, backend=f"127.0.0.1:{server.port}") as nginx,
+    ):
+
+        def key(*more: str) -> object:
+            return visit(nginx.https_port, GOOD, root, *more).leaf.public_key()
+
+        assert isinstance(key(), ec.EllipticCurvePublicKey)
+
+        def has_rsa() -> bool:
+            try:
+                return isinstance(key("-sigalgs", "RSA-PSS+SHA256"), rsa.RSAPublicKey)
+            except subprocess.CalledProcessError:
+                return False  # only the first kind is here so far
+
+        wait_until(has_rsa)
+        assert isinstance(key("-sigalgs", "ECDSA+SHA256"), ec.EllipticCurvePublicKey)
+        assert isinstance(key("-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"), rsa.RSAPublicKey)
+        assert pebble.order_count() == 2
