@@ -17,7 +17,7 @@ from tests.support.redis_server import RedisServer
 
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.load import parse_config
-from ssl_cert_server.renewal.plan import QUESTIONS, RENEWALS
+from ssl_cert_server.renewal.plan import EXPIRIES, QUESTIONS, RENEWALS
 from ssl_cert_server.server.compose import open_storage
 from ssl_cert_server.storage.base import Due, Storage
 
@@ -64,6 +64,7 @@ async def _fill(section: dict[str, Any], have: int, count: int) -> None:
         entries = list(zip(map(name, numbers), due, strict=True))
         await storage.schedule(RENEWALS, [Due(key, at, pair.not_after) for key, at in entries])
         await storage.schedule(QUESTIONS, [Due(key, at) for key, at in entries])
+        await storage.schedule(EXPIRIES, [Due(key, now + 79 * DAY, pair.not_after) for key, _ in entries])
     await storage.mark_index_complete()
     await storage.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -59,3 +60,21 @@ def test_while_the_ca_hangs_at_a_renewal_the_old_certificate_is_served(
         assert server.cert("site1.example.com").json["fingerprint"] == old
         pebble.resume()
         wait_until(lambda: server.cert("site1.example.com").json["fingerprint"] != old, DEADLINE)
+
+
+def test_one_that_can_not_be_renewed_is_told_of_by_one_instance_of_two(
+    tmp_path: Path, start_pebble: StartPebble, http_port: int
+) -> None:
+    pebble = start_pebble(http_port=http_port, validity_seconds=LIFETIME, retry_after=0)
+    config = acme_config(pebble.directory_url, pebble.ca_bundle, domains=["site1.example.com"])
+    shared = tmp_path / "storage"
+    with (
+        CertServer(tmp_path / "one", config, port=http_port, directory=shared) as one,
+        CertServer(tmp_path / "two", config, directory=shared) as two,
+    ):
+        one.cert("site1.example.com")
+        pebble.stop()
+        # It lives for too short a time to be told of before it expires.
+        wait_until(lambda: "event=renewal.expiring" in one.log + two.log, DEADLINE)
+        line = r"level=error event=renewal\.expiring cert_key=site1\.example\.com days_left=0\.0 remedy="
+        assert len(re.findall(line, one.log + two.log)) == 1

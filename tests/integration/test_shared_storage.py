@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pytest
 
+from tests.integration.conftest import StartPebble
 from tests.support.fault_proxy import FaultProxy, Step
 from tests.support.faults import tripwire
 from tests.support.pebble import Pebble
+from tests.support.ports import free_port
 from tests.support.server import CertServer, Reply, acme_config
 from tests.support.shared_storage import KINDS, SERVERS, Cable, SharedStorage
 from tests.support.verify import verified_leaf
@@ -100,21 +103,60 @@ def test_what_one_replaces_all_use_within_a_moment(fleet: Fleet) -> None:
     assert one.cert(name).json["fingerprint"] == two.cert(name).json["fingerprint"]
 
 
-def test_an_instance_killed_in_the_middle_is_taken_over_when_its_lease_lapses(
-    fleet: Fleet, pebble: Pebble, shared: SharedStorage
+def test_what_a_killed_instance_was_at_is_finished_by_another_once_the_lease_lapsed(
+    tmp_path: Path, start_pebble: StartPebble
 ) -> None:
-    one, two = fleet.add(), fleet.add()
-    assert one.cert("opens-the-account.example.com").status == 200
-    pebble.pause()  # so that it is in the middle when it is killed
-    with ThreadPoolExecutor(2) as pool:
-        doomed = pool.submit(two.cert, "site1.example.com")
-        time.sleep(1)
-        two.kill()
-        assert doomed.exception() is not None
-        waiting = pool.submit(one.cert, "site1.example.com")
-        pebble.resume()
-        shared.lapse_leases()
-        verified_leaf(waiting.result(), "site1.example.com", pebble.root_certificate())
+    """No lease is made to lapse here: this waits for it, for all kinds of storage at the same time."""
+    name = "site1.example.com"
+    with ExitStack() as stack:
+        scenes = [
+            stack.enter_context(Scene(tmp_path / kind, kind, start_pebble, killed_at=name)) for kind in sorted(KINDS)
+        ]
+        answers = ask_all([(scene.left, name) for scene in scenes])
+        for scene, reply in zip(scenes, answers, strict=True):
+            verified_leaf(reply, name, scene.pebble.root_certificate())
+            assert scene.pebble.order_count() == scene.pebble.certificate_count() == 1, (
+                "the same order was gone on with"
+            )
+            assert "Traceback" not in scene.left.log
+
+
+class Scene:
+    """Two instances, of which one was killed when the CA had its order for a name finalized. A context manager."""
+
+    def __init__(self, folder: Path, kind: str, start_pebble: StartPebble, *, killed_at: str) -> None:
+        self._folder = folder
+        self._kind = kind
+        self._http_port = free_port()
+        self._name = killed_at
+        self.pebble = start_pebble(http_port=self._http_port)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            storage = stack.enter_context(KINDS[self._kind](self._folder / "shared"))
+            proxy = stack.enter_context(FaultProxy(self._folder / "proxy", self.pebble))
+            fleet = Fleet(self._folder, self.pebble, storage, self._http_port)
+            stack.callback(fleet.close)
+            self.left, doomed = fleet.add(ca=proxy), fleet.add(ca=proxy)
+            is_there, is_killed = threading.Event(), threading.Event()
+
+            def wait_for_its_end() -> None:
+                is_there.set()
+                is_killed.wait(60)
+
+            proxy.script(Step.FINALIZE, tripwire(wait_for_its_end, forwarding=True), name=self._name)
+            pool = stack.enter_context(ThreadPoolExecutor(1))
+            asking = pool.submit(doomed.cert, self._name)
+            assert is_there.wait(60)
+            doomed.kill()
+            is_killed.set()
+            assert asking.exception() is not None
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stack.close()
 
 
 def test_one_that_is_cut_off_in_the_middle_writes_nothing_when_it_is_back(

@@ -124,7 +124,7 @@ def test_copied_resumed_and_served_from_the_copy(
         return done(run(command, tmp_path), code)
 
     first = copied()
-    assert " 0 there already, 0 replaced, 0 different and left, 0 unreadable; 2 entries scheduled" in first
+    assert " 0 there already, 0 replaced, 0 different and left, 0 unreadable; 3 entries scheduled" in first
     values = server.stored()
     assert all(is_sealed((copy / key).read_bytes()) for key in values)
     assert "isn't empty" in run(["storage", "copy", str(source), str(target)], tmp_path).stderr

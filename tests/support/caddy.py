@@ -15,7 +15,6 @@ import json
 import shutil
 import ssl
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -34,9 +33,8 @@ from tests.support.loop_thread import LoopThread
 from tests.support.pebble import _program as find_program
 from tests.support.ports import free_port
 from tests.support.process import Process
-from tests.support.relay import relay
+from tests.support.relay import relay, relay_argv
 
-_RELAY = Path(__file__).with_name("relay.py")
 _READY_WITHIN = 30
 _OWN_NETWORK = ["unshare", "--map-root-user", "--net", "--mount", "--"]
 _STARTED = "Starting management server"
@@ -139,7 +137,7 @@ class Caddy:
         network = stack.enter_context(self._network())
         _wait_until(lambda: _STARTED in network.text, network)
         within = ["nsenter", "--target", str(network.pid), "--user", "--net", "--mount", "--preserve-credentials", "--"]
-        inward = [sys.executable, str(_RELAY), "127.0.0.1:80", f"{sockets}/http"]
+        inward = relay_argv("127.0.0.1:80", f"{sockets}/http")
         stack.enter_context(Process([*within, *inward], self._folder / "port-80.log"))
         config, home = self._folder / "caddy.json", str(self._folder)
         config.write_text(json.dumps(self._config(f"unix/{sockets}/acme")))

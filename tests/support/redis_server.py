@@ -1,12 +1,16 @@
-"""Redis on loopback ports: a server, replicas of it, Sentinels, a cluster's nodes."""
+"""Redis on loopback ports: a server, replicas of it, Sentinels, a cluster's nodes.
+
+``REDIS_SERVER`` in the environment names another program than Debian's redis-server: Valkey's, or another version's.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -33,10 +37,18 @@ class RedisServer:
     """One redis-server on a loopback port, which stays the same for the object's life; a context manager.
 
     ``options`` are lines of its configuration (``appendonly: yes``). What it holds survives a stop only with
-    ``appendonly``. It also listens on the Unix socket ``socket``.
+    ``appendonly``. It also listens on the Unix socket ``socket``. ``within`` begins its command, where it is to run
+    elsewhere.
     """
 
-    def __init__(self, folder: Path, options: Mapping[str, str] | None = None, *, password: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: Mapping[str, str] | None = None,
+        *,
+        password: str = "",
+        within: Sequence[str] = (),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = _free_port()
         self.password = password
@@ -56,7 +68,7 @@ class RedisServer:
         }
         config = folder / "redis.conf"
         config.write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
-        self._process = Process([_program(), config], folder / "redis.log")
+        self._process = Process([*within, _program(), config], folder / "redis.log")
 
     def __enter__(self) -> Self:
         self.start()
@@ -196,7 +208,8 @@ def make_cluster(nodes: list[RedisServer], *, replicas: int = 0) -> None:
 
 
 def _program() -> str:
-    found = shutil.which("redis-server")
+    wanted = os.environ.get("REDIS_SERVER", "redis-server")
+    found = shutil.which(wanted)
     if found is None:
-        raise RuntimeError("redis-server is not in PATH: run `tools/setup test`, or `make test`")
+        raise RuntimeError(f"{wanted} is not in PATH: run `tools/setup test`, or `make test`")
     return found

@@ -24,6 +24,11 @@ async def relay(listen: str, target: str) -> asyncio.Server:
     return await asyncio.start_server(carry, host, int(port))
 
 
+def relay_argv(listen: str, target: str) -> list[str]:
+    """Give the command of a process that does so, for where this one can't be."""
+    return [sys.executable, __file__, listen, target]
+
+
 async def _connect(target: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     if "/" in target:
         return await asyncio.open_unix_connection(target)

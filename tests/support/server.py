@@ -40,7 +40,8 @@ class Reply:
 class CertServer:
     """``ssl-cert-server run`` on a free port, storing in ``directory`` or under ``folder``; a context manager.
 
-    ``program`` is what the interpreter runs instead of the package, as arguments for it.
+    ``program`` is what the interpreter runs instead of the package, as arguments for it. ``within`` begins the command,
+    where it is to run elsewhere; ``port`` then has to lead there.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class CertServer:
         port: int | None = None,
         directory: Path | None = None,
         program: Sequence[str] = ("-m", "ssl_cert_server"),
+        within: Sequence[str] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = port or free_port()
@@ -63,7 +65,7 @@ class CertServer:
             **(config or {}),
         }
         self.config_file.write_text(yaml.safe_dump(settings))
-        command: list[str | Path] = [sys.executable, *program, "run", "-c", self.config_file]
+        command: list[str | Path] = [*within, sys.executable, *program, "run", "-c", self.config_file]
         self.process = Process(command, folder / "server.log", cwd=folder)
 
     def __enter__(self) -> Self:

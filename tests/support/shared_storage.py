@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -12,8 +11,7 @@ from tests.support.ports import free_port
 from tests.support.postgres_server import PostgresServer
 from tests.support.process import Process
 from tests.support.redis_server import RedisServer
-
-_RELAY = Path(__file__).with_name("relay.py")
+from tests.support.relay import relay_argv
 
 
 class SharedStorage(Protocol):
@@ -136,8 +134,7 @@ class Cable:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.port = free_port()
-        argv: list[str | Path] = [sys.executable, _RELAY, f"127.0.0.1:{self.port}", f"127.0.0.1:{port}"]
-        self._process = Process(argv, folder / "cable.log")
+        self._process = Process(relay_argv(f"127.0.0.1:{self.port}", f"127.0.0.1:{port}"), folder / "cable.log")
         self.cut = self._process.pause
         self.mend = self._process.resume
 

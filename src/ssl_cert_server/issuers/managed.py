@@ -49,6 +49,10 @@ class ManagedCertificates:
     def fresh_until(self, certificate: Certificate) -> float:
         return certificate.not_after
 
+    def in_use(self) -> dict[str, Certificate]:
+        """Give the certificates that are handed out, by their ``cert_key``."""
+        return {cert_key: certificate for cert_key, (_, certificate) in self._good.items()}
+
     async def watch(self) -> None:
         """Look for changed certificates every two seconds, for ever."""
         while True:

@@ -11,7 +11,7 @@ import structlog
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.model import Certificate, Subject
-from ssl_cert_server.renewal.schedule import advised_at, renew_at
+from ssl_cert_server.renewal.schedule import advised_at, expiring_from, renew_at
 from ssl_cert_server.service.records import IssuedRecord
 from ssl_cert_server.storage.base import Due, Storage
 
@@ -23,6 +23,9 @@ STAPLES = "ocsp"
 PARKED = "parked"
 """Renewals that wait until the budget has room for them."""
 
+EXPIRIES = "expiry"
+"""Warnings, for as long as a certificate isn't replaced."""
+
 _EXPECTED_WITHIN = 3600.0
 """Seconds after which somebody looks what became of an issuance whose server died."""
 
@@ -31,6 +34,9 @@ _CLAIMS_END = 180.0
 
 _FIRST_QUESTION = 3600.0
 """Seconds within which the CA is first asked for its advice."""
+
+_RENEWED_FIRST = 3600.0
+"""Seconds that renewal has with a certificate that was just found, before anybody is warned of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +77,17 @@ class RenewalPlan:
             _log.warning("renewal.not_scheduled", cert_key=subject.cert_key, reason=str(error))
 
     async def add(self, stored: Stored) -> None:
-        """Have a certificate renewed when it is due, and its CA asked before.
+        """Have a certificate renewed when it is due, its CA asked before, and a warning given if it is never replaced.
 
         :raises StorageError: it can't be kept.
         """
         cert_key, now = stored.subject.cert_key, self._clock.now()
-        await self.renew_at(stored, self.due_at(stored))
+        await self.warn(cert_key, stored.certificate, self.expiring_from(stored.certificate))
         await self.ask_at(cert_key, now + _FIRST_QUESTION * self._clock.random())
         if stored.certificate.ocsp_urls:
             await self.staple_at(cert_key, now)
+        # Last, as its entry from before comes up again by itself, and then all of this is done anew.
+        await self.renew_at(stored, self.due_at(stored))
 
     def due_at(self, stored: Stored, *, earliest: bool = False) -> float:
         """Give when a certificate is to be renewed, by its CA's advice where there is some (Unix seconds).
@@ -134,6 +142,24 @@ class RenewalPlan:
         if entry is None or entry.at > now + _CLAIMS_END:
             await self.staple_at(cert_key, now)
 
+    def expiring_from(self, certificate: Certificate) -> float:
+        """Give when a certificate by a CA that was not replaced yet is worth a warning (Unix seconds)."""
+        return expiring_from(certificate.not_before, certificate.not_after, self._renew_before)
+
+    async def warn(self, key: str, certificate: Certificate, begins: float) -> None:
+        """Have warnings given of a certificate that was just found, from a time on.
+
+        :raises StorageError: it can't be kept.
+        """
+        await self.warn_at(key, max(begins, self._clock.now() + _RENEWED_FIRST), certificate.not_after)
+
+    async def warn_at(self, key: str, at: float, not_after: float) -> None:
+        """Have a warning given at a time, or where that is earlier, when the certificate expires.
+
+        :raises StorageError: it can't be kept.
+        """
+        await self._schedule(EXPIRIES, Due(key, min(at, not_after), not_after))
+
     async def park(self, entry: Due) -> None:
         """Put a renewal aside until the budget may have room.
 
@@ -159,7 +185,7 @@ class RenewalPlan:
 
         :raises StorageError: it can't be taken out.
         """
-        for queue in (RENEWALS, QUESTIONS, PARKED):
+        for queue in (RENEWALS, QUESTIONS, PARKED, EXPIRIES):
             await self._storage.unschedule(queue, [cert_key])
 
     async def _schedule(self, queue: str, entry: Due) -> None:

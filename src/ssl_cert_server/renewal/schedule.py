@@ -9,6 +9,9 @@ _SPREAD = 0.1
 _EXPIRING_PART = 3
 _LATEST_PART = 2
 
+_WARNED_EVERY = 86_400.0
+_WARNED_MOST_OFTEN = 6 * 3600.0
+
 
 def renew_at(not_before: float, not_after: float, jitter: float, renew_before: float | None = None) -> float:
     """Give the time (Unix seconds) from which a certificate should be renewed.
@@ -17,10 +20,7 @@ def renew_at(not_before: float, not_after: float, jitter: float, renew_before: f
     replaces that where it asks for a later time, never an earlier one, or a short-lived certificate would be renewed
     for ever. ``jitter`` in [0, 1) spreads certificates issued together over a tenth of what is left.
     """
-    margin = _margin(not_before, not_after)
-    if renew_before is not None:
-        margin = min(margin, renew_before)
-    return not_after - margin * (1 - _SPREAD * jitter)
+    return not_after - _margin(not_before, not_after, renew_before) * (1 - _SPREAD * jitter)
 
 
 def advised_at(drawn: float, not_before: float, not_after: float) -> float:
@@ -34,10 +34,26 @@ def advised_at(drawn: float, not_before: float, not_after: float) -> float:
 
 def priority_of(now: float, not_before: float, not_after: float) -> Priority:
     """Tell how urgent a renewal is: a third of the time that it is meant to have is when it becomes pressing."""
+    return Priority.EXPIRING if now > expiring_from(not_before, not_after) else Priority.RENEWAL
+
+
+def expiring_from(not_before: float, not_after: float, renew_before: float | None = None) -> float:
+    """Give when a certificate that was not replaced yet is worth a warning: when its renewal becomes pressing.
+
+    With a ``renew_before`` that asks for a later time, that is later, too.
+    """
+    return not_after - _margin(not_before, not_after, renew_before) / _EXPIRING_PART
+
+
+def warned_again(now: float, not_after: float) -> float | None:
+    """Give when to warn again: daily, more often on the last day, and when it expires; None where that was it."""
     left = not_after - now
-    return Priority.EXPIRING if left < _margin(not_before, not_after) / _EXPIRING_PART else Priority.RENEWAL
+    if left <= 0:
+        return None
+    return min(now + min(max(left / 2, _WARNED_MOST_OFTEN), _WARNED_EVERY), not_after)
 
 
-def _margin(not_before: float, not_after: float) -> float:
+def _margin(not_before: float, not_after: float, renew_before: float | None = None) -> float:
     lifetime = not_after - not_before
-    return lifetime / (2 if lifetime < _SHORT_LIVED else 3)
+    usual = lifetime / (2 if lifetime < _SHORT_LIVED else 3)
+    return usual if renew_before is None else min(usual, renew_before)

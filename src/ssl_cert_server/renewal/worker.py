@@ -141,16 +141,7 @@ class RenewalWorker:
         return _AFTER_ERROR if renewed.fingerprint == certificate.fingerprint else None
 
     async def _again(self, stored: Stored, seconds: float) -> None:
-        certificate, now = stored.certificate, self._clock.now()
-        if priority_of(now, certificate.not_before, certificate.not_after) is Priority.EXPIRING:
-            # CAs don't send mails about it any more.
-            _log.error(
-                "renewal.expiring",
-                cert_key=stored.subject.cert_key,
-                days_left=round((certificate.not_after - now) / 86_400, 1),
-                remedy=f"ssl-cert-server why {stored.subject.names[0]}",
-            )
-        await self._plan.renew_at(stored, now + seconds * (1 + self._clock.random() / 10))
+        await self._plan.renew_at(stored, self._clock.now() + seconds * (1 + self._clock.random() / 10))
 
     async def _park(self, entry: Due, error: BudgetSpent) -> None:
         if self._clock.monotonic() >= self._room_at + _LOOK_EVERY:

@@ -23,6 +23,7 @@ from ssl_cert_server.issuers.self_signed import SelfSignedIssuer
 from ssl_cert_server.ocsp.exchange import open_http_client
 from ssl_cert_server.ocsp.responder import Responder
 from ssl_cert_server.renewal.advice import AdviceWorker
+from ssl_cert_server.renewal.expiry import ExpiryWorker, ManagedExpiries
 from ssl_cert_server.renewal.plan import RenewalPlan
 from ssl_cert_server.renewal.preload import Preload
 from ssl_cert_server.renewal.rebuild import IndexRebuild, SeenCertificates
@@ -129,6 +130,8 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
             "ocsp": StapleWorker(plan, found, responder, storage, clock).run,
             "ocsp.wanted": staples.run,
             "renewal.advice": AdviceWorker(plan, found, engine.cas, storage, clock).run,
+            "renewal.expiry": ExpiryWorker(plan, found, {rule.cert_key for rule in config.managed}, storage, clock).run,
+            "managed.expiry": ManagedExpiries(managed.in_use, plan, storage, clock).run,
             **engine.background,
         }
         if config.preload:

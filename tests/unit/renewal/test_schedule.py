@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssl_cert_server.renewal.schedule import advised_at, priority_of, renew_at
+from ssl_cert_server.renewal.schedule import advised_at, expiring_from, priority_of, renew_at, warned_again
 from ssl_cert_server.service.budget.planner import Priority
 
 DAY = 86_400.0
@@ -96,3 +96,21 @@ def test_jitter_spreads_over_a_tenth_of_what_is_left_and_only_to_later() -> None
     assert times == sorted(times)
     assert times[0] == START + 60 * DAY
     assert START + 62.9 * DAY < times[-1] < START + 63 * DAY
+
+
+@given(lifetimes)
+def test_one_is_worth_a_warning_when_its_renewal_becomes_pressing(lifetime: float) -> None:
+    end = START + lifetime
+    begins = expiring_from(START, end)
+    assert renew_at(START, end, 0.0) < begins < end
+    assert priority_of(begins, START, end) is Priority.RENEWAL
+    assert priority_of(begins + 1, START, end) is Priority.EXPIRING
+
+
+@pytest.mark.parametrize(
+    ("left", "pause"), [(40, 1), (2, 1), (1, 0.5), (0.5, 0.25), (0.25, 0.25), (0.1, 0.1), (0, None), (-3, None)]
+)
+def test_warnings_are_daily_more_frequent_on_the_last_day_and_end_when_it_expires(
+    left: float, pause: float | None
+) -> None:
+    assert warned_again(START - left * DAY, START) == (None if pause is None else START + (pause - left) * DAY)

@@ -621,17 +621,3 @@ async def test_what_no_rule_covers_any_more_is_kept_in_mind(it: Room) -> None:
         await it.later(7.5 * DAY)
     assert it.planned() == []
     assert it.ca.calls == []
-
-
-@pytest.mark.parametrize(("age", "warned"), [(RENEWED_BY, 0), (85 * DAY, 1)])
-async def test_one_that_fails_and_is_about_to_expire_is_an_alarm(it: Room, age: float, warned: int) -> None:
-    """CAs don't send mails about it any more."""
-    await it.put("a.com", age=age)
-    it.ca.outcomes["a.com"].append(REFUSED)
-    with capture_logs() as logs:
-        await it.start()
-        await it.clock.advance(0)
-    alarms = [log for log in logs if log["event"] == "renewal.expiring"]
-    assert [(log["log_level"], log["days_left"], log["remedy"]) for log in alarms] == [
-        ("error", 5.0, "ssl-cert-server why a.com")
-    ] * warned

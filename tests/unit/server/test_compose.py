@@ -29,6 +29,8 @@ BACKGROUND = {
     "renewal.advice",
     "ocsp",
     "ocsp.wanted",
+    "renewal.expiry",
+    "managed.expiry",
     "http01.left_over",
     "budget.sweep",
     "state.sweep",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import InvalidCertificate, NotOpened
 from ssl_cert_server.model import Subject
-from ssl_cert_server.renewal.plan import PARKED, QUESTIONS, RENEWALS, RenewalPlan, Stored
+from ssl_cert_server.renewal.plan import EXPIRIES, PARKED, QUESTIONS, RENEWALS, RenewalPlan, Stored
 from ssl_cert_server.server.upkeep.stored import EXPECTED_WITHIN, Rules, parse_stored
 from ssl_cert_server.server.upkeep.streams import batches, side_by_side
 from ssl_cert_server.service.records import IssuedRecord, load_record
@@ -57,7 +57,7 @@ class QueueRebuild:
         await self._remove(RENEWALS, [entry.key for entry, due in pairs if due is None and not self._expected(entry)])
 
     async def _add_missing(self, keys: list[str]) -> None:
-        missing, unasked = [], []
+        missing, unasked, unwarned = [], [], []
         for key in keys:
             self.step()
             if self.rules.policy.stored_subject(key) is None:
@@ -66,10 +66,17 @@ class QueueRebuild:
             due = None if planned else await self._due(key, told=True)
             if due is not None:
                 missing.append(due)
-            if (planned or due) and not await self.storage.scheduled(QUESTIONS, key):
-                unasked.append(Due(key, self.clock.now() + EXPECTED_WITHIN * self.clock.random()))
+            entry = planned or due
+            if entry is None:
+                continue
+            soon = self.clock.now() + EXPECTED_WITHIN * self.clock.random()
+            if not await self.storage.scheduled(QUESTIONS, key):
+                unasked.append(Due(key, soon))
+            if not await self.storage.scheduled(EXPIRIES, key):
+                unwarned.append(Due(key, soon, entry.rank))  # its worker sees when it should come up
         await self._schedule(missing)
         await self.storage.schedule(QUESTIONS, unasked)
+        await self.storage.schedule(EXPIRIES, unwarned)
 
     async def _schedule(self, dues: Iterable[Due]) -> None:
         entries = [*dues]

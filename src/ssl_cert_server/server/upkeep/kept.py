@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.issuers.account import AccountPlace
 from ssl_cert_server.ocsp.staples import FOLDER as STAPLE_FOLDER
-from ssl_cert_server.renewal.plan import PARKED, QUESTIONS, RENEWALS, STAPLES
+from ssl_cert_server.renewal.plan import EXPIRIES, PARKED, QUESTIONS, RENEWALS, STAPLES
 from ssl_cert_server.service.budget.buckets import LimitKind, folder
 from ssl_cert_server.storage.base import Storage
 
-QUEUES = (RENEWALS, QUESTIONS, PARKED, STAPLES)
+QUEUES = (RENEWALS, QUESTIONS, PARKED, EXPIRIES, STAPLES)
 
 ACCOUNT_KEY = "acme_account+key"
 _ACCOUNTS = "_accounts"

@@ -10,7 +10,7 @@ from ssl_cert_server.acme.jose import AccountKey
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import InvalidCertificate, NotOpened, StorageError
 from ssl_cert_server.pki.x509 import check_not_expired
-from ssl_cert_server.renewal.plan import PARKED, RENEWALS
+from ssl_cert_server.renewal.plan import EXPIRIES, PARKED, RENEWALS
 from ssl_cert_server.server.upkeep.kept import ACCOUNT_KEY, Kept
 from ssl_cert_server.server.upkeep.stored import EXPECTED_WITHIN, Rules, parse_stored
 from ssl_cert_server.server.upkeep.streams import side_by_side
@@ -69,14 +69,21 @@ class Verification:
         if subject is None and "/" not in key and key not in self.rules.others:
             return  # of a name that is not permitted any more: nobody is served it, so it may expire
         check_not_expired(certificate, self.clock.now())
-        if subject is not None and not await self._is_planned(key):
+        if subject is None:
+            return
+        entry = await self._planned(key)
+        if entry is None:
             self._found(f"{key}: nothing has it renewed; {_REMEDY} mends that")
+        # One that is only being issued, or renewed, is planned last.
+        elif entry.rank == certificate.not_after and await self.storage.scheduled(EXPIRIES, key) is None:
+            self._found(f"{key}: nobody would be warned before it expires; {_REMEDY} mends that")
 
-    async def _is_planned(self, key: str) -> bool:
+    async def _planned(self, key: str) -> Due | None:
         for queue in (RENEWALS, PARKED):
-            if await self.storage.scheduled(queue, key) is not None:
-                return True
-        return False
+            entry = await self.storage.scheduled(queue, key)
+            if entry is not None:
+                return entry
+        return None
 
     async def _check_entry(self, entry: Due) -> None:
         async with self._told():

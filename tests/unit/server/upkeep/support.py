@@ -46,6 +46,7 @@ async def fill(storage: Storage) -> None:
         await storage.put(f"_challenges/{folder}/x", b"{}")
     await storage.schedule("renewal", [Due(name, START + 60 * 86_400, START + 90 * 86_400) for name in NAMES[:2]])
     await storage.schedule("advice", [Due(name, START + 3600) for name in NAMES[:2]])
+    await storage.schedule("expiry", [Due(name, START + 80 * 86_400, START + 90 * 86_400) for name in NAMES[:2]])
     await storage.schedule("parked", [Due("192.0.2.1", 0.0, START)])
 
 

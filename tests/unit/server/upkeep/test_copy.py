@@ -58,7 +58,7 @@ async def test_everything_is_copied(copies: Copies, storage: FaultyStorage, targ
     assert await due(target) == await due(storage)
     assert (counts.copied, copies.steps) == (len(everything(storage)),) * 2
     assert counts.complete
-    assert counts.scheduled == 5
+    assert counts.scheduled == 7
 
 
 @pytest.mark.parametrize("complete", [True, False])

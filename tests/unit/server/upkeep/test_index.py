@@ -128,6 +128,21 @@ async def test_cas_are_asked_for_advice_within_the_hour_where_nobody_would_ask(
     assert found == {"a.example": START + DAY, "b.example": START + 1800}
 
 
+async def test_warnings_come_up_within_the_hour_where_nobody_would_be_warned(
+    rebuild: Rebuild, storage: FaultyStorage
+) -> None:
+    for name in ("a.example", "b.example", "not.permitted"):
+        await stored(storage, name)
+    await storage.schedule("expiry", [Due("a.example", START + DAY, UNTIL), Due("managed/managed", START + DAY, UNTIL)])
+    await rebuild(storage)
+    found = {entry.key: (entry.at, entry.rank) async for entry in storage.list_due("expiry")}
+    assert found == {
+        "a.example": (START + DAY, UNTIL),
+        "b.example": (START + 1800, UNTIL),
+        "managed/managed": (START + DAY, UNTIL),
+    }
+
+
 async def test_the_index_is_complete_then(rebuild: Rebuild, storage: FaultyStorage) -> None:
     await rebuild(storage)
     assert await storage.index_complete()

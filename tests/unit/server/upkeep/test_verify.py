@@ -113,6 +113,12 @@ async def test_one_that_is_parked_is_renewed_some_time(verify: Verify, storage: 
     assert await verify(storage) == []
 
 
+async def test_a_certificate_of_which_nobody_would_be_warned(verify: Verify, storage: FaultyStorage) -> None:
+    await fill(storage)
+    await storage.unschedule("expiry", ["a.example"])
+    assert await verify(storage) == [f"a.example: nobody would be warned before it expires; {REBUILD} mends that"]
+
+
 async def test_a_certificate_that_is_only_being_issued_is_expected(verify: Verify, storage: FaultyStorage) -> None:
     await storage.schedule("renewal", [Due("new.example", START + 3600)])
     assert await verify(storage) == []

@@ -1,0 +1,178 @@
+"""Warns of certificates that are about to expire and were not replaced: CAs don't send mails about it any more.
+
+Their time alone tells, whatever is the matter: a renewal that fails, one that waits for room in the budget, one that
+nobody planned, and the operator's own certificates, which nobody renews. Self-signed ones and those of the local
+CA are made anew by whoever hands them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from ssl_cert_server.clock import Clock
+from ssl_cert_server.errors import CertServerError, InvalidCertificate, NotPermitted, StorageError
+from ssl_cert_server.model import Certificate
+from ssl_cert_server.pki.x509 import parse_certificate
+from ssl_cert_server.renewal.due_worker import DueWorker
+from ssl_cert_server.renewal.plan import EXPIRIES, RenewalPlan
+from ssl_cert_server.renewal.schedule import expiring_from, warned_again
+from ssl_cert_server.renewal.worker import Renewables
+from ssl_cert_server.storage.base import Due, Storage
+
+_log = structlog.get_logger()
+
+_MANAGED = "managed/"
+"""Before the ``cert_key`` of managed certificates: a CA may have issued under the same key, which holds no slash."""
+
+_SIDE_BY_SIDE = 4
+_AFTER_ERROR = 3600.0
+_LOOK_EVERY = 3600.0
+
+# One that expired for longer is nobody's any more: renewal gives it up, too.
+_FORGOTTEN_AFTER = 7 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Expiry:
+    """Of one certificate: from when on it is worth a warning, when it expires (Unix seconds), and what to do."""
+
+    begins: float
+    not_after: float
+    remedy: str
+
+
+class ExpiryWorker:
+    """Gives each warning once for all instances, daily and more often near the end, until there is a successor."""
+
+    def __init__(
+        self,
+        plan: RenewalPlan,
+        certificates: Renewables,
+        managed: Collection[str],
+        storage: Storage,
+        clock: Clock,
+    ) -> None:
+        """``managed`` are the ``cert_key`` of managed certificates, as the configuration has them."""
+        self._plan = plan
+        self._certificates = certificates
+        self._managed = managed
+        self._storage = storage
+        self._clock = clock
+        self._worker = DueWorker(
+            storage,
+            clock,
+            EXPIRIES,
+            self._work,
+            sooner=plan.sooner[EXPIRIES],
+            side_by_side=_SIDE_BY_SIDE,
+        )
+
+    async def run(self) -> None:
+        """Warn of what is due, for ever."""
+        await self._worker.run()
+
+    async def _work(self, entry: Due) -> None:
+        """Look after one; where even its next time can't be kept, it comes up again when the claim lapses."""
+        try:
+            await self._look_after(entry)
+        except CertServerError as error:
+            _log.warning("renewal.expiry_unknown", cert_key=_cert_key(entry), reason=str(error))
+            await self._try_later(entry)
+        except Exception:  # noqa: BLE001 - a bug met by one certificate must not stop the others
+            _log.exception("renewal.expiry_crashed", cert_key=_cert_key(entry))
+            await self._try_later(entry)
+
+    async def _look_after(self, entry: Due) -> None:
+        now = self._clock.now()
+        try:
+            found = await (self._of_managed if entry.key.startswith(_MANAGED) else self._of_issued)(entry)
+        except NotPermitted:
+            # By this configuration nobody is served it, so nobody will miss it. It is kept in mind all the same: other
+            # instances may have another configuration, and this one at its next start.
+            await self._go_on(entry.key, entry.rank)
+            return
+        if found is None or now > found.not_after + _FORGOTTEN_AFTER:
+            await self._storage.unschedule(EXPIRIES, [entry.key])
+        elif now < found.begins:  # it was replaced, and whoever did that could not say so
+            await self._plan.warn_at(entry.key, found.begins, found.not_after)
+        else:
+            _log.error(
+                "renewal.expiring",
+                cert_key=_cert_key(entry),
+                days_left=round((found.not_after - now) / 86_400, 1) + 0.0,  # no -0.0
+                remedy=found.remedy,
+            )
+            await self._go_on(entry.key, found.not_after)
+
+    async def _of_issued(self, entry: Due) -> _Expiry | None:
+        stored = await self._certificates.find(entry.key)
+        if stored is None:
+            return None
+        certificate, remedy = stored.certificate, f"ssl-cert-server why {stored.subject.names[0]}"
+        return _Expiry(self._plan.expiring_from(certificate), certificate.not_after, remedy)
+
+    async def _of_managed(self, entry: Due) -> _Expiry:
+        cert_key, remedy = _cert_key(entry), "put its successor there"
+        if cert_key not in self._managed:
+            raise NotPermitted(f"{cert_key} is not managed")
+        try:
+            certificate = parse_certificate(await self._storage.get(cert_key) or b"")
+        except InvalidCertificate:  # the last good one is served on, which is the one that was scheduled
+            return _Expiry(0.0, entry.rank, remedy)
+        return _Expiry(_managed_from(certificate), certificate.not_after, remedy)
+
+    async def _go_on(self, key: str, not_after: float) -> None:
+        again = warned_again(self._clock.now(), not_after)
+        if again is None:
+            await self._storage.unschedule(EXPIRIES, [key])
+        else:
+            await self._plan.warn_at(key, again, not_after)
+
+    async def _try_later(self, entry: Due) -> None:
+        with suppress(StorageError):
+            await self._storage.schedule(EXPIRIES, [Due(entry.key, self._clock.now() + _AFTER_ERROR, entry.rank)])
+
+
+class ManagedExpiries:
+    """Schedules warnings of the managed certificates that are in use.
+
+    ``in_use`` gives them by ``cert_key``. They are read when they are first asked for, so they are looked at now and
+    then; that also mends an index that was lost.
+    """
+
+    def __init__(
+        self, in_use: Callable[[], Mapping[str, Certificate]], plan: RenewalPlan, storage: Storage, clock: Clock
+    ) -> None:
+        self._in_use = in_use
+        self._plan = plan
+        self._storage = storage
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Look every hour, for ever."""
+        while True:
+            for cert_key, certificate in self._in_use().items():
+                try:
+                    await self._look_after(cert_key, certificate)
+                except StorageError as error:
+                    _log.warning("renewal.not_scheduled", cert_key=cert_key, reason=str(error))
+            await self._clock.sleep(_LOOK_EVERY * (1 + self._clock.random() / 10))
+
+    async def _look_after(self, cert_key: str, certificate: Certificate) -> None:
+        if self._clock.now() >= certificate.not_after:
+            return  # that was told
+        entry = await self._storage.scheduled(EXPIRIES, _MANAGED + cert_key)
+        if entry is None or entry.rank != certificate.not_after:  # that is how entries tell certificates apart
+            await self._plan.warn(_MANAGED + cert_key, certificate, _managed_from(certificate))
+
+
+def _cert_key(entry: Due) -> str:
+    return entry.key.removeprefix(_MANAGED)
+
+
+def _managed_from(certificate: Certificate) -> float:
+    return expiring_from(certificate.not_before, certificate.not_after)
