@@ -55,6 +55,16 @@ async def test_many_cold_names_at_once(prefix: Path) -> None:
             assert server.connections < len(names), "connections are kept and used again"
 
 
+async def test_a_thousand_cold_names_at_once(prefix: Path) -> None:
+    async with StandIn() as server, CheckedNginx(prefix, backend=server.backend, options="wait_timeout = 25,") as nginx:
+        names = [f"n{number}.example.com" for number in range(1000)]
+        for name in names:
+            server.pairs[name] = make_pair(name)
+        ders = await asyncio.gather(*(handshake(nginx.https_port, name) for name in names))
+        assert list(ders) == [server.pairs[name].der for name in names]
+        assert len(server.requests) == len(names)
+
+
 async def test_a_request_longer_than_the_lease_keeps_its_lock(prefix: Path) -> None:
     async with StandIn() as server:
         release = asyncio.Event()

@@ -170,6 +170,22 @@ async def test_wrong(prefix: Path, wrong: str) -> None:
         await recovers(nginx, server)
 
 
+async def test_stalled_in_mid_body(prefix: Path) -> None:
+    async with StandIn() as server, CheckedNginx(prefix, backend=server.backend, options=OPTIONS) as nginx:
+        der = await make_stale(nginx, server)
+
+        async def answer(_: Request) -> Answer:
+            return Answer(raw=TORN)
+
+        server.answer = answer
+        await expect_known(nginx, der)
+        await expect_fallback(nginx, waits=True)
+        await expect_known(nginx, der)
+        await server.drop_connections()
+        server.answer = server.usual
+        await recovers(nginx, server)
+
+
 async def test_restarted(prefix: Path, tmp_path: Path) -> None:
     with CertServer(tmp_path / "server", LOCAL_CA) as server:
         backend = f"127.0.0.1:{server.port}"
