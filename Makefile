@@ -44,7 +44,7 @@ unit: ## Tests that start no program
 
 integration: ## Tests against a real ACME server and a real nginx
 	@tools/setup test
-	$(BIN)/pytest tests/integration $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile tests/integration $(ARGS)
 
 soak: ## Kill instances and storages again and again under load, for an hour or so (KILLS=1000)
 	@tools/setup test

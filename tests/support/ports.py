@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from pathlib import Path
 
 _LOWEST = 15000
 _handed_out: set[int] = set()
+# pytest-xdist's processes each have every n-th port: what one of them found free, another could take meanwhile.
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 
 def free_port() -> int:
-    """A loopback port that is free for TCP and UDP now, and handed out only once in this process.
+    """A loopback port that is free for TCP and UDP now, and handed out only once, by this process or one beside it.
 
     It lies below the range from which the kernel takes the ports of outgoing connections. From within that range a
     stopped server's port could go to any client before the server is back, or a client could connect to itself.
     """
     for _ in range(1000):
-        port = random.randrange(_LOWEST, _first_ephemeral_port())
+        port = random.randrange(_LOWEST + _worker, _first_ephemeral_port(), _workers)
         if port not in _handed_out and _is_free(port):
             _handed_out.add(port)
             return port
