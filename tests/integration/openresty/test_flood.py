@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.support.nginx import TEMPLATE, CheckedNginx
 from tests.support.stand_in import Answer, Request, StandIn
-from tests.support.visitors import quickly, raw_handshake, until
+from tests.support.visitors import handshake, quickly, raw_handshake, until
 
 NAMES = int(os.environ.get("PLUGIN_FLOOD", "100000"))
 AT_ONCE = 100
@@ -39,11 +39,13 @@ async def flood(port: int, numbers: Iterator[int]) -> None:
 
 async def test_a_flood_of_unknown_names(prefix: Path) -> None:
     template = TEMPLATE.read_text().replace("ssl_certs_cache 16m", "ssl_certs_cache 1m")
-    async with StandIn() as server:
+    async with StandIn(changes=True) as server:
         options = f"max_fetches = {MAX_FETCHES},"
         async with CheckedNginx(
             prefix, backend=server.backend, options=options, workers=WORKERS, template=template
         ) as nginx:
+            await handshake(nginx.https_port, "nobody.example.net")  # which isn't allowed, and asked for nowhere
+            await until(lambda: any("since=0" in poll.path for poll in server.polls))
             for name in KNOWN:
                 await quickly(nginx.https_port, name)
 

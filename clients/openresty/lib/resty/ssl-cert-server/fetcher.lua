@@ -129,7 +129,7 @@ local function bring(self, name, key, ask, of)
         record.asked_at = asked_at
         store:save(key, record)
         -- A part that was missing is looked for once a second anyhow.
-        if (before or since > 0) and is_news(before, record) then
+        if (before or named > 0) and is_news(before, record) then
             store.journal:tell({ name })
         end
         return record, result
@@ -143,7 +143,7 @@ local function bring(self, name, key, ask, of)
         withdraw(self, name)
         return nil, result
     end
-    if since > 0 then
+    if known and known.asked_at <= since then
         store.journal:tell({ name })  -- so that all look, and try again once the failure is forgotten
     end
     return known, result
