@@ -58,7 +58,7 @@ def check_nothing_is_torn(server: CertServer) -> None:
             assert key in parse_certificate(value).names
 
 
-@pytest.mark.parametrize("seed", [random.randrange(2**32)])  # shown in the test's name where it fails
+@pytest.mark.parametrize("seed", [random.randrange(2**32)], ids=["random"])  # its value is shown where it fails
 def test_kill_9_loses_nothing_that_was_acknowledged(
     tmp_path: Path, start_pebble: StartPebble, http_port: int, seed: int
 ) -> None:

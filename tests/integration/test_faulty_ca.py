@@ -206,7 +206,7 @@ def test_an_answer_that_comes_twice_is_nobody_elses(road: Road) -> None:
 # --- many faults at random
 
 
-@pytest.mark.parametrize("seed", [random.randrange(2**32)])  # shown in the test's name where it fails
+@pytest.mark.parametrize("seed", [random.randrange(2**32)], ids=["random"])  # its value is shown where it fails
 def test_a_road_full_of_holes_loses_no_name(road: Road, seed: int) -> None:
     names = [f"n{number}.example.com" for number in range(BATCH)]
     road.proxy.at_random([*PROMPT, refused], chance=0.2, seed=seed)
