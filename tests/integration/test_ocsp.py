@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509 import ocsp
 
 from tests.integration.conftest import StartPebble
@@ -164,6 +167,41 @@ def test_a_broken_responder_costs_the_staple_and_nothing_else(
     wait_until(lambda: "event=ocsp.failed" in server.log)
     assert staple(server, cert).status == 204
     assert len(responder.asked) <= 2, "by each hash once"
+
+
+@pytest.mark.parametrize(
+    ("serial_off_by", "age", "words"), [(1, 0, "about another certificate"), (0, 7200, "out of date")]
+)
+def test_an_answer_signed_by_the_right_key_is_still_looked_at(
+    server: CertServer, ca: Pebble, responder: OcspResponder, serial_off_by: int, age: int, words: str
+) -> None:
+    issuer = x509.load_pem_x509_certificate(ca.intermediate_certificate())
+    key = load_pem_private_key(ca.intermediate_key(), None)
+
+    def say(body: bytes) -> tuple[int, bytes]:
+        right = ocsp.load_der_ocsp_response(body)
+        then = right.this_update_utc - datetime.timedelta(seconds=age)
+        single = ocsp.OCSPResponseBuilder().add_response_by_hash(
+            right.issuer_name_hash,
+            right.issuer_key_hash,
+            right.serial_number + serial_off_by,
+            right.hash_algorithm,
+            ocsp.OCSPCertStatus.GOOD,
+            then,
+            then + datetime.timedelta(hours=1),
+            None,
+            None,
+        )
+        said = single.responder_id(ocsp.OCSPResponderEncoding.HASH, issuer).sign(key, hashes.SHA256())  # type: ignore[arg-type]
+        return 200, said.public_bytes(Encoding.DER)
+
+    responder.misbehave = say
+    cert = server.cert(NAME)
+    wait_until(lambda: "event=ocsp.failed" in server.log)
+    assert words in server.log
+    assert staple(server, cert).status == 204
+    responder.misbehave = None
+    wait_until(lambda: staple(server, cert).status == 200, seconds=150)  # a minute and a half later
 
 
 def test_a_slow_responder_is_waited_for_by_nobody(server: CertServer, responder: OcspResponder) -> None:
