@@ -96,7 +96,7 @@ OTHER = OcspCa(make_ca("CA"))  # of the same name
         (b"", "can't be parsed"),
         (b"<html>", "can't be parsed"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "response",
 )
 def test_a_wrong_one_is_not(response: bytes, words: str) -> None:
     with pytest.raises(MalformedStaple, match=words):

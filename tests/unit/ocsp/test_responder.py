@@ -240,7 +240,10 @@ async def test_an_issuer_that_the_chain_lacks_is_fetched_once(form: bytes) -> No
     assert [str(request.url) for request in wire.requests].count(ISSUER) == 1
 
 
-@pytest.mark.parametrize("body", [b"", b"garbage", make_ca("CA").pem, CA.delegate().pem], ids=len)
+NOT_THE_ISSUER = ["nothing", "garbage", "another of its name", "a delegate of its"]
+
+
+@pytest.mark.parametrize("body", [b"", b"garbage", make_ca("CA").pem, CA.delegate().pem], ids=NOT_THE_ISSUER)
 async def test_what_is_not_the_issuer_is_not_taken_for_it(body: bytes) -> None:
     leaf = OcspCa(CA.pair, issuer_urls=[ISSUER]).leaf("a.com", with_chain=False)
     wire = Wire(lambda _: httpx2.Response(200, content=body))
