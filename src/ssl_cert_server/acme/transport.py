@@ -12,10 +12,10 @@ from pathlib import Path
 
 import httpx2
 
-from ssl_cert_server import __version__
 from ssl_cert_server.acme.fields import URL_SCHEMES
 from ssl_cert_server.acme.links import alternates
 from ssl_cert_server.acme.nonces import SeenNonces
+from ssl_cert_server.acme.outgoing import FAILURES, HEADERS, read_body, reason_of
 from ssl_cert_server.acme.retry_after import parse_retry_after
 from ssl_cert_server.acme.text import one_line
 from ssl_cert_server.errors import CaUnreachable, MalformedResponse, StartError
@@ -28,11 +28,6 @@ MAX_BODY = 1024 * 1024
 
 _TIMEOUT = httpx2.Timeout(REQUEST_DEADLINE, connect=10.0)
 _NONCE = re.compile(r"[A-Za-z0-9_-]{1,1024}")
-_HEADERS = {
-    "User-Agent": f"ssl-cert-server/{__version__}",
-    # A few kilobytes of compressed zeros would fill the memory before they could be counted.
-    "Accept-Encoding": "identity",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +104,7 @@ async def exchange(
         async with (
             asyncio.timeout(REQUEST_DEADLINE),
             http.stream(
-                method, url, headers={**_HEADERS, **(headers or {})}, content=content, follow_redirects=False
+                method, url, headers={**HEADERS, **(headers or {})}, content=content, follow_redirects=False
             ) as response,
         ):
             nonce = _nonce(response)
@@ -119,21 +114,14 @@ async def exchange(
             return await _read(response, url, now)
     except TimeoutError as error:
         raise CaUnreachable(f"{_where(method, url)}: no answer within {REQUEST_DEADLINE:g} s") from error
-    except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
-        reason = one_line(f"{type(error).__name__}: {error}".removesuffix(": "), 300)
-        raise CaUnreachable(f"{_where(method, url)}: {reason}") from error
+    except FAILURES as error:
+        raise CaUnreachable(f"{_where(method, url)}: {reason_of(error)}") from error
     except MalformedResponse as error:
         raise MalformedResponse(f"{_where(method, url)}: {error}") from None
 
 
 async def _read(response: httpx2.Response, url: str, now: float) -> Answer:
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise MalformedResponse("the answer is compressed, though we asked for none")
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise MalformedResponse(f"the answer is longer than {MAX_BODY} bytes")
+    body = await read_body(response, MAX_BODY)
     if not (200 <= response.status_code < 300 or response.status_code >= 400):
         # A signed request is made for one URL: it can't be sent elsewhere.
         raise MalformedResponse(f"status {response.status_code} where RFC 8555 has none")
@@ -143,7 +131,7 @@ async def _read(response: httpx2.Response, url: str, now: float) -> Answer:
         nonce=_nonce(response),
         retry_after=parse_retry_after(response.headers.get("retry-after"), now),
         alternates=alternates(response.headers.get_list("link"), url),
-        body=bytes(body),
+        body=body,
     )
 
 

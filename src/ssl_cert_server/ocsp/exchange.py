@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import httpx2
 
-from ssl_cert_server import __version__
+from ssl_cert_server.acme.outgoing import FAILURES, HEADERS, read_body, reason_of
 from ssl_cert_server.acme.retry_after import parse_retry_after
 from ssl_cert_server.acme.text import one_line
-from ssl_cert_server.errors import ResponderRefused, ResponderUnreachable
+from ssl_cert_server.errors import MalformedResponse, ResponderRefused, ResponderUnreachable
 
 DEADLINE = 15.0
 """Seconds for a whole exchange."""
@@ -20,7 +20,6 @@ DEADLINE = 15.0
 MAX_BODY = 64 * 1024
 """Bytes. A response is 0.5 to 3 kB, the certificates of an issuer a few more."""
 
-_HEADERS = {"User-Agent": f"ssl-cert-server/{__version__}", "Accept-Encoding": "identity"}
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age=\"?([0-9]{1,9})", re.IGNORECASE)
 _MAX_TAG = 200
 _REFUSALS = frozenset({400, 403, 404, 405, 410, 415, 422})
@@ -59,15 +58,16 @@ async def exchange(
         async with (
             asyncio.timeout(DEADLINE),
             http.stream(
-                method, url, headers={**_HEADERS, **(headers or {})}, content=content, follow_redirects=False
+                method, url, headers={**HEADERS, **(headers or {})}, content=content, follow_redirects=False
             ) as response,
         ):
             return await _read(response, where, now, asked_with_tag="If-None-Match" in (headers or {}))
     except TimeoutError as error:
         raise ResponderUnreachable(f"{where}: no answer within {DEADLINE:g} s") from error
-    except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
-        reason = one_line(f"{type(error).__name__}: {error}".removesuffix(": "), 300)
-        raise ResponderUnreachable(f"{where}: {reason}") from error
+    except FAILURES as error:
+        raise ResponderUnreachable(f"{where}: {reason_of(error)}") from error
+    except MalformedResponse as error:
+        raise ResponderUnreachable(f"{where}: {error}") from None
 
 
 async def _read(response: httpx2.Response, where: str, now: float, *, asked_with_tag: bool) -> Answer:
@@ -81,14 +81,7 @@ async def _read(response: httpx2.Response, where: str, now: float, *, asked_with
         retry_after = parse_retry_after(response.headers.get("retry-after"), now)
         kind = ResponderRefused if response.status_code in _REFUSALS else ResponderUnreachable
         raise kind(f"{where}: status {response.status_code}", retry_after=retry_after)
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise ResponderUnreachable(f"{where}: the answer is compressed, though we asked for none")
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise ResponderUnreachable(f"{where}: the answer is longer than {MAX_BODY} bytes")
-    return Answer(bytes(body), max_age, etag)
+    return Answer(await read_body(response, MAX_BODY), max_age, etag)
 
 
 def _max_age(headers: Mapping[str, str], now: float) -> float:

@@ -8,8 +8,7 @@ from urllib.parse import urlencode
 import httpx2
 import structlog
 
-from ssl_cert_server import __version__
-from ssl_cert_server.acme.text import one_line
+from ssl_cert_server.acme.outgoing import FAILURES, HEADERS, reason_of
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import AskFailed
 from ssl_cert_server.service.breaker import Breaker
@@ -31,10 +30,6 @@ _FAILURES = 1_000
 _FAILURE_TTL = 1.0
 # Too many questions, and a time-out of the endpoint's own, say nothing about the name.
 _NO_VERDICT = frozenset({408, 429})
-_HEADERS = {
-    "User-Agent": f"ssl-cert-server/{__version__}",
-    "Accept-Encoding": "identity",
-}
 
 
 class Ask:
@@ -108,9 +103,8 @@ class Ask:
             status = await self._get(name)
         except TimeoutError as error:
             raise self._no_verdict(name, admitted, f"no answer within {self._timeout:g} s", answered=False) from error
-        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
-            reason = one_line(f"{type(error).__name__}: {error}".removesuffix(": "), 200)
-            raise self._no_verdict(name, admitted, reason, answered=False) from error
+        except FAILURES as error:
+            raise self._no_verdict(name, admitted, reason_of(error, 200), answered=False) from error
         if 300 <= status < 400:
             reason = f"status {status}: redirects are not followed, ask.url has to name where it leads"
             raise self._no_verdict(name, admitted, reason, answered=True)
@@ -132,7 +126,7 @@ class Ask:
                 self._http.stream(
                     "GET",
                     self._url.copy_with(query=query),
-                    headers=_HEADERS,
+                    headers=HEADERS,
                     timeout=self._timeout,
                     follow_redirects=False,
                 ) as response,

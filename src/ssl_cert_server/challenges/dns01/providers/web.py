@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from ssl_cert_server import __version__
+from ssl_cert_server.acme.outgoing import FAILURES, HEADERS
 from ssl_cert_server.challenges.dns01.providers.words import Words
 from ssl_cert_server.errors import ChallengeFailed
 from ssl_cert_server.pki.names import is_loopback
@@ -20,8 +20,6 @@ REQUEST_DEADLINE = 10.0
 
 MAX_BODY = 64 * 1024
 """Bytes of an answer."""
-
-_HEADERS = {"User-Agent": f"ssl-cert-server/{__version__}", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +51,13 @@ class WebService:
                 asyncio.timeout(self.deadline),
                 self._client() as http,
                 http.stream(
-                    "POST", url, json=dict(body), headers={**_HEADERS, **headers}, follow_redirects=False
+                    "POST", url, json=dict(body), headers={**HEADERS, **headers}, follow_redirects=False
                 ) as response,
             ):
                 said = await _read(response)
         except TimeoutError:
             return f"no answer within {self.deadline:g} s"
-        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
+        except FAILURES as error:
             return f"{type(error).__name__}: {self.words.clean(str(error))}"
         if response.is_success:
             return None
