@@ -12,6 +12,7 @@ from josepy.json_util import encode_b64jose
 from ssl_cert_server.acme.fields import object_of, optional_url, string_field
 from ssl_cert_server.acme.text import one_line
 from ssl_cert_server.errors import MalformedResponse
+from ssl_cert_server.pki.authority_access import authority_key
 
 _WHAT = "renewalInfo"
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,30})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -52,10 +53,7 @@ def ari_id(chain_pem: bytes) -> str | None:
     None where the leaf doesn't name its issuer's key: there is nothing to ask for then.
     """
     leaf = x509.load_pem_x509_certificate(chain_pem)
-    try:
-        issuer_key = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
-    except x509.ExtensionNotFound:
-        return None
+    issuer_key = authority_key(leaf)
     if issuer_key is None:
         return None
     # DER's integers are signed: one whose first bit is set has a zero byte before it.

@@ -8,6 +8,8 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import pkcs7
 
+from ssl_cert_server.pki.authority_access import authority_key
+
 _NOT_THE_ISSUER = (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError)
 
 
@@ -34,7 +36,7 @@ def parse_issuers(body: bytes) -> list[x509.Certificate]:
 
 
 def _issued(candidate: x509.Certificate, leaf: x509.Certificate) -> bool:
-    wanted, has = _authority_key(leaf), _subject_key(candidate)
+    wanted, has = authority_key(leaf), _subject_key(candidate)
     if candidate.subject != leaf.issuer or (wanted and has and wanted != has):
         return False
     try:
@@ -42,13 +44,6 @@ def _issued(candidate: x509.Certificate, leaf: x509.Certificate) -> bool:
     except _NOT_THE_ISSUER:
         return False
     return True
-
-
-def _authority_key(leaf: x509.Certificate) -> bytes | None:
-    try:
-        return leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
-    except (x509.ExtensionNotFound, ValueError):
-        return None
 
 
 def _subject_key(certificate: x509.Certificate) -> bytes | None:

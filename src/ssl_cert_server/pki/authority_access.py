@@ -1,4 +1,4 @@
-"""Where a certificate says its issuer can be asked or had: authority information access (RFC 5280 section 4.2.2.1)."""
+"""What a certificate says of its issuer: its key, and where it can be asked or had (RFC 5280, 4.2.1.1 and 4.2.2.1)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from cryptography import x509
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 _URL = re.compile(r"https?://[!-~]{1,2040}", re.IGNORECASE)
+
+
+def authority_key(certificate: x509.Certificate) -> bytes | None:
+    """Give the identifier of the issuer's key, or None where it isn't told."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except (x509.ExtensionNotFound, ValueError):
+        return None
 
 
 def ocsp_urls(certificate: x509.Certificate) -> tuple[str, ...]:
