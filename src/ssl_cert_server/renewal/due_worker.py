@@ -16,7 +16,8 @@ _log = structlog.get_logger()
 # The wall clock may jump, and peers schedule, too; a nap this short notices soon enough.
 _LONGEST_NAP = 60.0
 _AFTER_ERROR = 10.0
-_CLAIMED_FOR = 90.0
+CLAIMED_FOR = 90.0
+"""Seconds from now within which an entry comes up again that somebody is at, or was when its server died."""
 
 
 class DueWorker:
@@ -70,9 +71,9 @@ class DueWorker:
 
     async def _keep(self, entry: Due) -> None:
         while True:
-            await self._clock.sleep(_CLAIMED_FOR / 3)
+            await self._clock.sleep(CLAIMED_FOR / 3)
             try:
-                again = Due(entry.key, self._clock.now() + _CLAIMED_FOR, entry.rank)
+                again = Due(entry.key, self._clock.now() + CLAIMED_FOR, entry.rank)
                 await self._storage.schedule(self._queue, [again])
             except StorageError as error:
                 _log.warning("renewal.index_unreadable", queue=self._queue, reason=str(error))
@@ -84,7 +85,7 @@ class DueWorker:
             self._sooner.clear()
             try:
                 now = self._clock.now()
-                claimed = await self._storage.claim(self._queue, now=now, limit=1, seconds=_CLAIMED_FOR)
+                claimed = await self._storage.claim(self._queue, now=now, limit=1, seconds=CLAIMED_FOR)
                 if claimed:
                     return claimed[0]
                 due_at = await self._storage.next_due(self._queue)

@@ -7,20 +7,19 @@ CA are made anew by whoever hands them out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import CertServerError, InvalidCertificate, NotPermitted, StorageError
+from ssl_cert_server.errors import CertServerError, NotPermitted, StorageError
 from ssl_cert_server.model import Certificate
-from ssl_cert_server.pki.x509 import parse_certificate
 from ssl_cert_server.renewal.due_worker import DueWorker
-from ssl_cert_server.renewal.plan import EXPIRIES, RenewalPlan
+from ssl_cert_server.renewal.plan import EXPIRIES, RenewalPlan, Stored
 from ssl_cert_server.renewal.schedule import expiring_from, warned_again
-from ssl_cert_server.renewal.worker import Renewables
 from ssl_cert_server.storage.base import Due, Storage
 
 _log = structlog.get_logger()
@@ -45,21 +44,28 @@ class _Expiry:
     remedy: str
 
 
+class Watched(Protocol):
+    """The certificates that are warned of."""
+
+    async def find(self, cert_key: str) -> Stored | None:
+        """See :meth:`ssl_cert_server.renewal.worker.Renewables.find`."""
+
+    async def managed(self, cert_key: str) -> Certificate | None:
+        """See :meth:`ssl_cert_server.renewal.stored.StoredCertificates.managed`."""
+
+
 class ExpiryWorker:
     """Gives each warning once for all instances, daily and more often near the end, until there is a successor."""
 
     def __init__(
         self,
         plan: RenewalPlan,
-        certificates: Renewables,
-        managed: Collection[str],
+        certificates: Watched,
         storage: Storage,
         clock: Clock,
     ) -> None:
-        """``managed`` are the ``cert_key`` of managed certificates, as the configuration has them."""
         self._plan = plan
         self._certificates = certificates
-        self._managed = managed
         self._storage = storage
         self._clock = clock
         self._worker = DueWorker(
@@ -117,11 +123,8 @@ class ExpiryWorker:
 
     async def _of_managed(self, entry: Due) -> _Expiry:
         cert_key, remedy = _cert_key(entry), "put its successor there"
-        if cert_key not in self._managed:
-            raise NotPermitted(f"{cert_key} is not managed")
-        try:
-            certificate = parse_certificate(await self._storage.get(cert_key) or b"")
-        except InvalidCertificate:  # the last good one is served on, which is the one that was scheduled
+        certificate = await self._certificates.managed(cert_key)
+        if certificate is None:  # the last good one is served on, which is the one that was scheduled
             return _Expiry(0.0, entry.rank, remedy)
         return _Expiry(_managed_from(certificate), certificate.not_after, remedy)
 

@@ -11,6 +11,7 @@ import structlog
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.model import Certificate, Subject
+from ssl_cert_server.renewal.due_worker import CLAIMED_FOR
 from ssl_cert_server.renewal.schedule import advised_at, expiring_from, renew_at
 from ssl_cert_server.service.records import IssuedRecord
 from ssl_cert_server.storage.base import Due, Storage
@@ -28,9 +29,6 @@ EXPIRIES = "expiry"
 
 _EXPECTED_WITHIN = 3600.0
 """Seconds after which somebody looks what became of an issuance whose server died."""
-
-_CLAIMS_END = 180.0
-"""Seconds within which an entry comes up again that somebody is at; it must not be given to two."""
 
 _FIRST_QUESTION = 3600.0
 """Seconds within which the CA is first asked for its advice."""
@@ -139,7 +137,8 @@ class RenewalPlan:
         :raises StorageError: it can't be kept.
         """
         entry, now = await self._storage.scheduled(STAPLES, cert_key), self._clock.now()
-        if entry is None or entry.at > now + _CLAIMS_END:
+        # One that somebody is at must not be given to another; instances' clocks may differ a little.
+        if entry is None or entry.at > now + 2 * CLAIMED_FOR:
             await self.staple_at(cert_key, now)
 
     def expiring_from(self, certificate: Certificate) -> float:

@@ -52,10 +52,7 @@ class Stapled(Protocol):
         """See :meth:`ssl_cert_server.renewal.worker.Renewables.find`."""
 
     async def managed(self, cert_key: str) -> Certificate | None:
-        """Give what an operator keeps under ``cert_key``; None where that is no such key, or nothing usable there.
-
-        :raises StorageError: it can't be read.
-        """
+        """See :meth:`ssl_cert_server.renewal.stored.StoredCertificates.managed`."""
 
     async def keep(self, stored: Stored) -> Stored | None:
         """See :meth:`ssl_cert_server.renewal.stored.StoredCertificates.keep`."""
@@ -119,9 +116,13 @@ class StapleWorker:
     async def _find(self, cert_key: str) -> tuple[Certificate | None, Stored | None]:
         try:
             stored = await self._certificates.find(cert_key)
+            return (stored.certificate, stored) if stored is not None else (None, None)
         except NotPermitted:
+            pass
+        try:
             return await self._certificates.managed(cert_key), None
-        return (stored.certificate, stored) if stored is not None else (None, None)
+        except NotPermitted:
+            return None, None
 
     async def _ask(self, asked: _Asked) -> None:
         breaker = self._breaker(asked.certificate.ocsp_urls[0])

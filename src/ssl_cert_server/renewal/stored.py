@@ -42,13 +42,15 @@ class StoredCertificates:
         return Stored(subject, certificate, await load_record(self._storage, cert_key, certificate.fingerprint))
 
     async def managed(self, cert_key: str) -> Certificate | None:
-        """Give what an operator keeps under ``cert_key``; None where that is no such key, or nothing usable there.
+        """Give what an operator keeps under ``cert_key``; one that can't be parsed is as good as none.
 
+        :raises NotPermitted: the configuration knows no such key.
         :raises StorageError: it can't be read.
         """
-        pem = await self._storage.get(cert_key) if self._policy.is_managed(cert_key) else None
+        if not self._policy.is_managed(cert_key):
+            raise NotPermitted(f"{cert_key} is not managed")
         try:
-            return parse_certificate(pem) if pem is not None else None
+            return parse_certificate(await self._storage.get(cert_key) or b"")
         except InvalidCertificate:
             return None
 

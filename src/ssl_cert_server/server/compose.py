@@ -130,7 +130,7 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
             "ocsp": StapleWorker(plan, found, responder, storage, clock).run,
             "ocsp.wanted": staples.run,
             "renewal.advice": AdviceWorker(plan, found, engine.cas, storage, clock).run,
-            "renewal.expiry": ExpiryWorker(plan, found, {rule.cert_key for rule in config.managed}, storage, clock).run,
+            "renewal.expiry": ExpiryWorker(plan, found, storage, clock).run,
             "managed.expiry": ManagedExpiries(managed.in_use, plan, storage, clock).run,
             **engine.background,
         }

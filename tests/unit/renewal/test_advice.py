@@ -15,19 +15,13 @@ from ssl_cert_server.acme.ari import RenewalInfo
 from ssl_cert_server.errors import CaProblem, CaUnreachable, MalformedResponse
 from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.renewal.advice import AdviceWorker
-from ssl_cert_server.renewal.plan import QUESTIONS, RENEWALS, RenewalPlan, Stored
-from ssl_cert_server.renewal.stored import StoredCertificates
-from ssl_cert_server.renewal.upkeep import CertificateUpkeep
-from ssl_cert_server.service.attempts import Attempts
-from ssl_cert_server.service.issuance import AcmeCertificates
-from ssl_cert_server.service.policy import Policy, PolicyRules
+from ssl_cert_server.renewal.plan import QUESTIONS, RENEWALS, Stored
 from ssl_cert_server.service.records import IssuedRecord, load_record, save_record
-from ssl_cert_server.service.turns import Turns
 from tests.support.clock import START, ManualClock
-from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaves import DAY, HOUR, make_certificate
 from tests.support.loop_time import LoopTime, settle
-from tests.support.scripted_ca import DIRECTORY, ScriptedCa
+from tests.support.scripted_ca import DIRECTORY
+from tests.unit.renewal.support import Instance
 
 A = Subject("a.com", ("a.com",))
 SIX_HOURS = 6 * HOUR
@@ -65,23 +59,13 @@ class Adviser:
         return self.answer
 
 
-class Room:
+class Room(Instance):
     """The worker of one instance; further ones share storage, clock and CA."""
 
     def __init__(self, peer: Room | None = None) -> None:
-        self.clock: ManualClock = peer.clock if peer else ManualClock()
-        self.storage: FaultyStorage = peer.storage if peer else FaultyStorage(self.clock)
-        self.ca: Adviser = peer.ca if peer else Adviser(self.clock)
-        self.plan = RenewalPlan(self.storage, self.clock, None)
-        certificates = AcmeCertificates(
-            self.storage,
-            Attempts(self.storage, ScriptedCa(self.clock), self.clock, deadline=300.0),
-            Turns(32, self.clock),
-            self.clock,
-            upkeep=CertificateUpkeep(self.plan, None, self.storage, on_stored=lambda *_: None),
-        )
-        self.found = StoredCertificates(certificates, self.storage, Policy(PolicyRules(patterns=[r".+\.com"])))
-        worker = AdviceWorker(self.plan, self.found, {DIRECTORY: self.ca}, self.storage, self.clock)
+        super().__init__(peer)
+        self.adviser: Adviser = peer.adviser if peer else Adviser(self.clock)
+        worker = AdviceWorker(self.plan, self.found, {DIRECTORY: self.adviser}, self.storage, self.clock)
         self._task = asyncio.create_task(worker.run())
 
     async def put(
@@ -101,11 +85,6 @@ class Room:
     async def record(self, certificate: Certificate) -> IssuedRecord:
         return await load_record(self.storage, "a.com", certificate.fingerprint)
 
-    async def later(self, seconds: float) -> None:
-        """Let the wall clock go on, and a minute pass in which that is noticed."""
-        self.clock.jump(seconds - 60)
-        await self.clock.advance(60)
-
     def due(self, cert_key: str = "a.com") -> float:
         """Give the time at which a certificate is renewed, in seconds from the start."""
         return self._at(RENEWALS, cert_key)
@@ -114,7 +93,7 @@ class Room:
         return self._at(QUESTIONS, cert_key)
 
     def _at(self, queue: str, cert_key: str) -> float:
-        entry = self.storage._queues[queue].get(cert_key)
+        entry = self.entry(queue, cert_key)
         assert entry is not None
         return entry.at - START
 
@@ -147,10 +126,10 @@ async def test_it_is_asked_within_the_hour_and_a_time_in_the_window_drawn(it: Ro
     certificate = await it.put()
     usual = it.due()
     await it.later(FIRST - 60)
-    assert it.ca.asked == []
+    assert it.adviser.asked == []
     assert it.due() == usual
     await it.later(120)
-    assert [fingerprint for _, fingerprint in it.ca.asked] == [certificate.fingerprint]
+    assert [fingerprint for _, fingerprint in it.adviser.asked] == [certificate.fingerprint]
     assert it.due() == 21 * DAY
 
 
@@ -181,11 +160,11 @@ async def test_the_draw_is_uniform_in_the_window(it: Room, chance: float) -> Non
 )
 async def test_it_is_asked_again_when_it_said_within_reason(it: Room, said: float, after: float) -> None:
     await it.put()
-    it.ca.answer = replace(WINDOW, retry_after=said)
+    it.adviser.answer = replace(WINDOW, retry_after=said)
     await it.later(FIRST)
     assert it.asks_at() == FIRST + after
     await it.later(after)
-    assert len(it.ca.asked) == 2
+    assert len(it.adviser.asked) == 2
 
 
 async def test_the_draw_stays_while_the_window_does(it: Room) -> None:
@@ -193,24 +172,24 @@ async def test_the_draw_stays_while_the_window_does(it: Room) -> None:
     await it.later(FIRST)
     it.clock.chance = 0.9
     await it.later(SIX_HOURS)
-    assert len(it.ca.asked) == 2
+    assert len(it.adviser.asked) == 2
     assert it.due() == 21 * DAY
     await it.later(SIX_HOURS + 60)
-    assert len(it.ca.asked) == 3
+    assert len(it.adviser.asked) == 3
     assert it.due() == 21 * DAY
 
 
 async def test_a_window_that_moved_is_drawn_from_anew(it: Room) -> None:
     await it.put()
     await it.later(FIRST)
-    it.ca.answer = RenewalInfo(START + 5 * DAY, START + 6 * DAY, retry_after=SIX_HOURS)
+    it.adviser.answer = RenewalInfo(START + 5 * DAY, START + 6 * DAY, retry_after=SIX_HOURS)
     await it.later(SIX_HOURS)
     assert it.due() == 5.5 * DAY
 
 
 async def test_a_window_in_the_past_renews_at_once_and_is_told(it: Room) -> None:
     await it.put()
-    it.ca.answer = PAST
+    it.adviser.answer = PAST
     with capture_logs() as logs:
         await it.later(FIRST)
     assert it.due() < 0
@@ -219,7 +198,7 @@ async def test_a_window_in_the_past_renews_at_once_and_is_told(it: Room) -> None
 
 async def test_a_window_that_has_begun_is_no_emergency(it: Room) -> None:
     await it.put()
-    it.ca.answer = RenewalInfo(START - DAY, START + DAY, retry_after=SIX_HOURS)
+    it.adviser.answer = RenewalInfo(START - DAY, START + DAY, retry_after=SIX_HOURS)
     with capture_logs() as logs:
         await it.later(FIRST)
     assert it.due() == 0
@@ -228,7 +207,7 @@ async def test_a_window_that_has_begun_is_no_emergency(it: Room) -> None:
 
 async def test_a_window_that_leaves_no_time_is_not_followed(it: Room) -> None:
     await it.put()
-    it.ca.answer = RenewalInfo(START + 89 * DAY, START + 200 * DAY, retry_after=SIX_HOURS)
+    it.adviser.answer = RenewalInfo(START + 89 * DAY, START + 200 * DAY, retry_after=SIX_HOURS)
     await it.later(FIRST)
     assert 74 * DAY < it.due() < 76 * DAY
 
@@ -248,13 +227,13 @@ async def test_without_usable_advice_the_schedule_stands_and_it_is_asked_after_s
 ) -> None:
     await it.put()
     usual = it.due()
-    it.ca.answer = answer
+    it.adviser.answer = answer
     with capture_logs() as logs:
         await it.later(FIRST)
     assert [log["event"] for log in logs] == ["renewal.advice_failed"]
     assert it.due() == usual
     assert it.asks_at() == FIRST + SIX_HOURS
-    it.ca.answer = WINDOW
+    it.adviser.answer = WINDOW
     await it.later(SIX_HOURS)
     assert it.due() == 21 * DAY
 
@@ -262,12 +241,12 @@ async def test_without_usable_advice_the_schedule_stands_and_it_is_asked_after_s
 @pytest.mark.parametrize("answer", [ZeroDivisionError("a bug"), httpx2.InvalidURL("a bug")])
 async def test_a_bug_met_by_one_does_not_end_the_worker(it: Room, answer: Exception) -> None:
     await it.put()
-    it.ca.answer = answer
+    it.adviser.answer = answer
     with capture_logs() as logs:
         await it.later(FIRST)
     assert [log["event"] for log in logs] == ["renewal.advice_crashed"]
     assert it.asks_at() == FIRST + SIX_HOURS
-    it.ca.answer = WINDOW
+    it.adviser.answer = WINDOW
     await it.later(SIX_HOURS)
     assert it.due() == 21 * DAY
 
@@ -275,7 +254,7 @@ async def test_a_bug_met_by_one_does_not_end_the_worker(it: Room, answer: Except
 async def test_what_it_said_before_holds_while_it_fails(it: Room) -> None:
     certificate = await it.put()
     await it.later(FIRST)
-    it.ca.answer = CaUnreachable("connection refused")
+    it.adviser.answer = CaUnreachable("connection refused")
     await it.later(SIX_HOURS)
     assert it.due() == 21 * DAY
     record = await it.record(certificate)
@@ -285,7 +264,7 @@ async def test_what_it_said_before_holds_while_it_fails(it: Room) -> None:
 async def test_a_ca_that_gives_no_advice_changes_nothing(it: Room) -> None:
     await it.put()
     usual = it.due()
-    it.ca.answer = None
+    it.adviser.answer = None
     with capture_logs() as logs:
         await it.later(FIRST)
     assert (it.due(), it.asks_at()) == (usual, FIRST + SIX_HOURS)
@@ -295,12 +274,12 @@ async def test_a_ca_that_gives_no_advice_changes_nothing(it: Room) -> None:
 async def test_an_answer_that_does_not_come_is_given_up(it: Room) -> None:
     time = LoopTime()
     await it.put()
-    it.ca.gate.clear()
+    it.adviser.gate.clear()
     await it.later(FIRST)
-    assert it.ca.running == 1
+    assert it.adviser.running == 1
     with capture_logs() as logs:
         await time.advance(60)
-    assert it.ca.running == 0
+    assert it.adviser.running == 0
     assert [log["reason"] for log in logs] == ["no advice within 60 s"]
     assert it.asks_at() == FIRST + SIX_HOURS
     assert await it.storage.acquire("certificates/a.com", 1) is not None
@@ -324,13 +303,13 @@ async def test_of_one_from_before_the_only_ca_is_asked_and_known_to_have_issued_
     """Else what was taken over would miss every emergency until its first renewal."""
     certificate = await it.put(directory_url="")
     await it.later(FIRST)
-    assert [fingerprint for _, fingerprint in it.ca.asked] == [certificate.fingerprint]
+    assert [fingerprint for _, fingerprint in it.adviser.asked] == [certificate.fingerprint]
     record = await it.record(certificate)
     assert (record.directory_url, record.window_start) == (DIRECTORY, WINDOW.start)
 
 
 async def test_a_ca_that_does_not_know_it_did_not_issue_it(it: Room) -> None:
-    it.ca.answer = CaProblem("no such certificate", type="malformed", status=404)
+    it.adviser.answer = CaProblem("no such certificate", type="malformed", status=404)
     certificate = await it.put(directory_url="")
     await it.later(FIRST)
     assert (await it.record(certificate)).directory_url == ""
@@ -338,10 +317,10 @@ async def test_a_ca_that_does_not_know_it_did_not_issue_it(it: Room) -> None:
 
 async def test_what_is_kept_of_a_successor_is_not_overwritten(it: Room) -> None:
     await it.put()
-    it.ca.gate.clear()
+    it.adviser.gate.clear()
     await it.later(FIRST)
     successor = await it.put(end=START + 91 * DAY)
-    it.ca.gate.set()
+    it.adviser.gate.set()
     await it.clock.advance(0)
     assert await it.record(successor) == IssuedRecord(successor.fingerprint, DIRECTORY, "dns-01")
 
@@ -358,7 +337,7 @@ async def test_while_it_is_being_renewed_nothing_is_written(it: Room) -> None:
 async def test_only_the_ca_that_issued_is_asked(it: Room) -> None:
     await it.put(directory_url="https://other.example/dir")
     await it.later(FIRST)
-    assert it.ca.asked == []
+    assert it.adviser.asked == []
     assert it.asks_at() == FIRST + SIX_HOURS
 
 
@@ -366,7 +345,7 @@ async def test_one_that_expired_is_not_asked_for(it: Room) -> None:
     await it.put(end=START + 1000)
     with capture_logs() as logs:
         await it.later(FIRST)
-    assert it.ca.asked == []
+    assert it.adviser.asked == []
     assert logs == []
 
 
@@ -374,7 +353,7 @@ async def test_one_that_was_removed_is_not_asked_for(it: Room) -> None:
     await it.put()
     await it.storage.delete("a.com")
     await it.later(FIRST)
-    assert it.ca.asked == []
+    assert it.adviser.asked == []
     assert it.storage._queues[QUESTIONS].get("a.com") is None
 
 
@@ -382,18 +361,18 @@ async def test_nor_one_that_was_forgotten(it: Room) -> None:
     await it.put()
     await it.plan.forget("a.com")
     await it.later(FIRST)
-    assert it.ca.asked == []
+    assert it.adviser.asked == []
 
 
 async def test_advice_about_one_that_was_replaced_meanwhile_is_not_followed(it: Room) -> None:
     await it.put()
-    it.ca.gate.clear()
+    it.adviser.gate.clear()
     await it.later(FIRST)
     successor = make_certificate("a.com", start=START, end=START + 90 * DAY)
     await it.storage.put("a.com", successor.stored)
     await it.plan.stored(A, successor, IssuedRecord.of_new(successor, DIRECTORY, "", START, None))
     due, asks_at = it.due(), it.asks_at()
-    it.ca.gate.set()
+    it.adviser.gate.set()
     await it.clock.advance(0)
     assert (it.due(), it.asks_at()) == (due, asks_at)
 
@@ -405,18 +384,18 @@ class TestPeers:
         await it.put()
         it.clock.chance = 0.75
         await it.later(FIRST)
-        assert len(it.ca.asked) == 1
+        assert len(it.adviser.asked) == 1
         assert it.due() == peer.due() == 21.5 * DAY
 
     async def test_while_one_asks_no_other_does(self, it: Room, peer: Room) -> None:
         await it.put()
-        it.ca.gate.clear()
+        it.adviser.gate.clear()
         await it.later(FIRST)
         await it.clock.advance(50)
-        assert len(it.ca.asked) == 1
-        it.ca.gate.set()
+        assert len(it.adviser.asked) == 1
+        it.adviser.gate.set()
         await it.clock.advance(100)
-        assert len(it.ca.asked) == 1
+        assert len(it.adviser.asked) == 1
         assert it.due() == peer.due() == 21 * DAY
 
     async def test_an_answer_of_a_clock_that_ran_ahead_is_asked_for_again(self, it: Room) -> None:
@@ -426,21 +405,21 @@ class TestPeers:
         )
         await it.keep(record)
         await it.later(FIRST)
-        assert len(it.ca.asked) == 1
+        assert len(it.adviser.asked) == 1
         assert (await it.record(certificate)).ask_at == START + FIRST + SIX_HOURS
 
 
 async def test_a_few_are_asked_for_at_a_time(it: Room) -> None:
-    it.ca.gate.clear()
+    it.adviser.gate.clear()
     for number in range(20):
         await it.put(f"{number}.com")
     await it.later(FIRST)
-    assert it.ca.running == 8
-    it.ca.gate.set()
+    assert it.adviser.running == 8
+    it.adviser.gate.set()
     for _ in range(5):
         await it.clock.advance(1)
-    assert len({fingerprint for _, fingerprint in it.ca.asked}) == 20
-    assert it.ca.most_running == 8
+    assert len({fingerprint for _, fingerprint in it.adviser.asked}) == 20
+    assert it.adviser.most_running == 8
 
 
 async def test_one_that_fails_keeps_no_other_from_advice(it: Room) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import pytest
 from structlog.testing import capture_logs
@@ -14,20 +13,15 @@ from ssl_cert_server.errors import BudgetSpent, CaProblem
 from ssl_cert_server.issuers.managed import ManagedCertificates
 from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.renewal.expiry import ExpiryWorker, ManagedExpiries
-from ssl_cert_server.renewal.plan import EXPIRIES, PARKED, RENEWALS, RenewalPlan, Stored
+from ssl_cert_server.renewal.plan import EXPIRIES, PARKED, RENEWALS, Stored
 from ssl_cert_server.renewal.stored import StoredCertificates
-from ssl_cert_server.renewal.upkeep import CertificateUpkeep
 from ssl_cert_server.renewal.worker import RenewalWorker
-from ssl_cert_server.service.attempts import Attempts
-from ssl_cert_server.service.issuance import AcmeCertificates
-from ssl_cert_server.service.policy import Policy, PolicyRules
+from ssl_cert_server.service.policy import PolicyRules
 from ssl_cert_server.service.records import IssuedRecord
-from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.storage.base import Due
-from tests.support.clock import START, ManualClock
-from tests.support.faulty_storage import FaultyStorage
+from tests.support.clock import START
 from tests.support.leaves import DAY, HOUR, make_certificate
-from tests.support.scripted_ca import ScriptedCa
+from tests.unit.renewal.support import Instance
 
 REFUSED = CaProblem("the CA said no", type="rejectedIdentifier", status=403)
 SPENT = BudgetSpent("no room for more new orders", 100, everyone=True)
@@ -38,27 +32,12 @@ MANAGED = "c.com"
 """The key of a managed certificate that could be a name's as well."""
 
 
-@dataclass
-class Room:
+class Room(Instance):
     """One instance, or a further one on the storage and clock of ``peer``: over ``*.com``, renewing if told to."""
 
-    peer: Room | None = None
-    managed_keys: set[str] = field(default_factory=lambda: {MANAGED})
-    renew_before: float | None = None
-
-    def __post_init__(self) -> None:
-        self.clock: ManualClock = self.peer.clock if self.peer else ManualClock()
-        self.storage: FaultyStorage = self.peer.storage if self.peer else FaultyStorage(self.clock)
-        self.ca = ScriptedCa(self.clock)
-        self.plan = RenewalPlan(self.storage, self.clock, self.renew_before)
-        self._acme = AcmeCertificates(
-            self.storage,
-            Attempts(self.storage, self.ca, self.clock, deadline=300.0),
-            Turns(32, self.clock),
-            self.clock,
-            upkeep=CertificateUpkeep(self.plan, None, self.storage, on_stored=lambda *_: None),
-        )
-        self._found = StoredCertificates(self._acme, self.storage, Policy(PolicyRules(patterns=[r".+\.com"])))
+    def __init__(self, peer: Room | None = None, *, manages: bool = True, renew_before: float | None = None) -> None:
+        managed = [(r"x\.test", MANAGED)] if manages else []
+        super().__init__(peer, PolicyRules(managed=managed, patterns=[r".+\.com"]), renew_before=renew_before)
         self.managed = ManagedCertificates(self.storage, self.clock, on_replaced=lambda *_: None)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -74,26 +53,22 @@ class Room:
 
     async def start(self, *, renewing: bool = False) -> None:
         works = [
-            ExpiryWorker(self.plan, self._found, self.managed_keys, self.storage, self.clock).run(),
+            ExpiryWorker(self.plan, self.found, self.storage, self.clock).run(),
             ManagedExpiries(self.managed.in_use, self.plan, self.storage, self.clock).run(),
         ]
         if renewing:
-            works.append(RenewalWorker(self.plan, self._found, self.storage, self.clock).run())
+            works.append(RenewalWorker(self.plan, self.found, self.storage, self.clock).run())
         self._tasks = [asyncio.create_task(work) for work in works]
         await self.clock.advance(0)
 
-    def entry(self, key: str = "a.com", queue: str = EXPIRIES) -> Due | None:
-        return self.storage._queues[queue].get(key)
-
-    async def later(self, seconds: float) -> None:
-        """Let the wall clock go on, and a minute pass in which that is noticed."""
-        self.clock.jump(seconds - 60)
-        await self.clock.advance(60)
+    def warning(self, key: str = "a.com") -> Due | None:
+        """Give when a key's warning comes up."""
+        return self.entry(EXPIRIES, key)
 
     async def to_the_end(self, key: str = "a.com") -> None:
         """Let the clock go on from one time at which it comes up to the next, until it doesn't any more."""
         for _ in range(30):
-            entry = self.entry(key)
+            entry = self.warning(key)
             if entry is None:
                 return
             await self.later(max(entry.at - self.clock.now(), 60))
@@ -105,7 +80,7 @@ class Room:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        await self._acme.close()
+        await self.certificates.close()
 
 
 @pytest.fixture
@@ -174,7 +149,7 @@ async def test_where_renewal_was_told_to_begin_later_so_do_warnings(it: Room) ->
         assert len(late.ca.calls) == 1
     assert warnings.given == []
     await late.put()
-    entry = late.entry()
+    entry = late.warning()
     assert entry is not None
     assert entry.rank - entry.at == 2 * DAY
     await late.close()
@@ -197,7 +172,7 @@ async def test_one_that_is_renewed_in_time_is_no_matter(it: Room) -> None:
             await it.later(10 * DAY)
     assert len(it.ca.calls) > 3
     assert warnings.given == []
-    entry = it.entry()
+    entry = it.warning()
     assert entry is not None
     assert entry.at > it.clock.now() + DAY
 
@@ -209,7 +184,7 @@ async def test_why_it_is_not_renewed_makes_no_difference(it: Room, outcome: Exce
     with Warnings() as warnings:
         await it.start(renewing=True)
         await it.later(BEGINS - HOUR)
-        assert it.entry(queue=PARKED if outcome is SPENT else RENEWALS)
+        assert it.entry(PARKED if outcome is SPENT else RENEWALS, "a.com")
         await it.later(2 * HOUR)
         await it.later(DAY + HOUR)
     assert [name for name, _ in warnings.given] == ["a.com"] * 2
@@ -234,7 +209,7 @@ async def test_what_no_rule_covers_is_not_told_of_but_kept_in_mind(it: Room) -> 
     with Warnings() as warnings:
         await it.start()
         await it.later(BEGINS + HOUR)
-        assert it.entry("other.net") is not None
+        assert it.warning("other.net") is not None
         await it.to_the_end("other.net")
     assert warnings.given == []
 
@@ -244,7 +219,7 @@ async def test_what_is_gone_is_forgotten(it: Room) -> None:
     await it.put("b.com")
     await it.storage.delete("a.com")
     await it.plan.forget("b.com")
-    assert it.entry("b.com") is None
+    assert it.warning("b.com") is None
     with Warnings() as warnings:
         await it.start()
         await it.to_the_end()
@@ -260,7 +235,7 @@ async def test_one_that_was_replaced_by_hand_gets_a_time_of_its_own(it: Room) ->
     with Warnings() as warnings:
         await it.later(2 * HOUR)
     assert warnings.given == []
-    entry = it.entry()
+    entry = it.warning()
     assert entry is not None
     assert entry.at - START == pytest.approx(2 * BEGINS - 2 * HOUR)
 
@@ -272,8 +247,8 @@ async def test_what_expired_long_ago_is_not_told_of(it: Room) -> None:
         await it.start()
         await it.clock.advance(60)
     assert warnings.given == [("a.com", -6.0)]
-    assert it.entry("a.com") is None
-    assert it.entry("b.com") is None
+    assert it.warning("a.com") is None
+    assert it.warning("b.com") is None
 
 
 async def test_one_that_can_not_be_read_is_looked_at_again_and_keeps_no_other_back(it: Room) -> None:
@@ -305,10 +280,10 @@ async def test_an_issuance_that_could_not_be_planned_whole_is_planned_again(it: 
     """The renewal's own entry is written last, as the one from before it comes up by itself."""
     it.storage.break_down("schedule", key=EXPIRIES, times=1)
     await it.start(renewing=True)
-    await it._acme.obtain("a.com", Subject("a.com", ("a.com",)))
-    assert it.entry() is None
+    await it.certificates.obtain("a.com", Subject("a.com", ("a.com",)))
+    assert it.warning() is None
     await it.later(HOUR + 60)
-    assert it.entry() is not None
+    assert it.warning() is not None
     assert len(it.ca.calls) == 1
 
 
@@ -350,7 +325,7 @@ async def test_its_successor_ends_the_warnings_and_has_its_own(it: Room) -> None
         await it.clock.advance(1.2 * HOUR)
         await it.later(DAY)
     assert len(warnings.given) == 1
-    assert it.entry(f"managed/{MANAGED}") == Due(f"managed/{MANAGED}", new.not_after - 10 * DAY, new.not_after)
+    assert it.warning(f"managed/{MANAGED}") == Due(f"managed/{MANAGED}", new.not_after - 10 * DAY, new.not_after)
 
 
 async def test_of_a_broken_successor_the_last_good_one_counts(it: Room) -> None:
@@ -364,20 +339,21 @@ async def test_of_a_broken_successor_the_last_good_one_counts(it: Room) -> None:
 
 
 async def test_one_that_is_not_managed_any_more_is_not_told_of(it: Room) -> None:
-    it.managed_keys.clear()
     certificate = await put_managed(it, age=85 * DAY)
     await it.plan.warn(f"managed/{MANAGED}", certificate, START)
     with Warnings() as warnings:
-        await it.start()
-        await it.to_the_end(f"managed/{MANAGED}")
+        room = Room(it, manages=False)
+        await room.start()
+        await room.to_the_end(f"managed/{MANAGED}")
     assert warnings.given == []
+    await room.close()
 
 
 async def test_a_name_with_the_same_key_is_another_matter(it: Room) -> None:
     managed = await put_managed(it, age=85 * DAY)
     await it.plan.warn(f"managed/{MANAGED}", managed, START)
     await it.plan.forget(MANAGED)
-    assert it.entry(f"managed/{MANAGED}") is not None
+    assert it.warning(f"managed/{MANAGED}") is not None
 
 
 async def test_managed_ones_are_scheduled_when_the_index_can_be_written_again(it: Room) -> None:
@@ -387,6 +363,6 @@ async def test_managed_ones_are_scheduled_when_the_index_can_be_written_again(it
     with Warnings() as warnings:
         await it.start()
     assert warnings.count("renewal.not_scheduled") == 1
-    assert it.entry(f"managed/{MANAGED}") is None
+    assert it.warning(f"managed/{MANAGED}") is None
     await it.clock.advance(1.2 * HOUR)
-    assert it.entry(f"managed/{MANAGED}") is not None
+    assert it.warning(f"managed/{MANAGED}") is not None

@@ -15,25 +15,21 @@ from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.ocsp.codec import CertIdHash, OcspStatus, Verdict
 from ssl_cert_server.ocsp.responder import Word
 from ssl_cert_server.ocsp.staples import Staple, load_staple
-from ssl_cert_server.renewal.plan import RENEWALS, STAPLES, RenewalPlan, Stored
+from ssl_cert_server.renewal.plan import RENEWALS, STAPLES, Stored
 from ssl_cert_server.renewal.staples import StapleWorker
-from ssl_cert_server.renewal.stored import StoredCertificates
-from ssl_cert_server.renewal.upkeep import CertificateUpkeep
 from ssl_cert_server.renewal.worker import RenewalWorker
-from ssl_cert_server.service.attempts import Attempts
 from ssl_cert_server.service.budget.planner import Priority
-from ssl_cert_server.service.issuance import AcmeCertificates
-from ssl_cert_server.service.policy import Policy, PolicyRules
+from ssl_cert_server.service.policy import PolicyRules
 from ssl_cert_server.service.records import IssuedRecord, load_record, save_record
-from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.storage.base import Due
 from tests.support.clock import START, ManualClock
-from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaves import DAY, HOUR, make_certificate
 from tests.support.ocsp_ca import OcspCa
-from tests.support.scripted_ca import DIRECTORY, ScriptedCa
+from tests.support.scripted_ca import DIRECTORY
+from tests.unit.renewal.support import Instance
 
 CA = OcspCa()
+RULES = PolicyRules(managed=[(r"shop\.net", "shop")], patterns=[r".+\.com"])
 LIFE = 4 * DAY
 GOOD, REVOKED, UNKNOWN = OcspStatus.GOOD, OcspStatus.REVOKED, OcspStatus.UNKNOWN
 DOWN = ResponderUnreachable("down")
@@ -77,26 +73,14 @@ class ScriptedResponder:
         return [at for at, _ in self.asked]
 
 
-class Room:
+class Room(Instance):
     """The worker of one instance, which knows names under ``.com`` and a managed ``shop``."""
 
     def __init__(self, peer: Room | None = None) -> None:
-        self.clock: ManualClock = peer.clock if peer else ManualClock()
-        self.storage: FaultyStorage = peer.storage if peer else FaultyStorage(self.clock)
+        super().__init__(peer, RULES)
         self.responder: ScriptedResponder = peer.responder if peer else ScriptedResponder(self.clock)
-        self.ca = ScriptedCa(self.clock)
-        self.plan = RenewalPlan(self.storage, self.clock, None)
-        acme = AcmeCertificates(
-            self.storage,
-            Attempts(self.storage, self.ca, self.clock, deadline=300.0),
-            Turns(32, self.clock),
-            self.clock,
-            upkeep=CertificateUpkeep(self.plan, None, self.storage, on_stored=lambda *_: None),
-        )
-        policy = Policy(PolicyRules(managed=[(r"shop\.net", "shop")], patterns=[r".+\.com"]))
-        found = StoredCertificates(acme, self.storage, policy)
-        self.renewals = RenewalWorker(self.plan, found, self.storage, self.clock)
-        worker = StapleWorker(self.plan, found, self.responder, self.storage, self.clock)
+        self.renewals = RenewalWorker(self.plan, self.found, self.storage, self.clock)
+        worker = StapleWorker(self.plan, self.found, self.responder, self.storage, self.clock)
         self._task = asyncio.create_task(worker.run())
 
     async def put(self, name: str = "a.com", certificate: Certificate | None = None) -> Certificate:
@@ -112,18 +96,14 @@ class Room:
     async def kept(self, cert_key: str = "a.com") -> Staple:
         return await load_staple(self.storage, cert_key)
 
-    async def later(self, seconds: float) -> None:
-        """Let the wall clock go on, and a minute pass in which that is noticed."""
-        self.clock.jump(seconds - 60)
-        await self.clock.advance(60)
-
-    def entry(self, queue: str, cert_key: str = "a.com") -> Due:
-        entry = self.storage._queues[queue].get(cert_key)
+    def renewal(self) -> Due:
+        """Give when the usual name is renewed."""
+        entry = self.entry(RENEWALS, "a.com")
         assert entry is not None
         return entry
 
     def due(self, queue: str = STAPLES, cert_key: str = "a.com") -> float | None:
-        entry = self.storage._queues[queue].get(cert_key)
+        entry = self.entry(queue, cert_key)
         return None if entry is None else entry.at - START
 
     async def news(self, since: str) -> tuple[str, ...]:
@@ -369,7 +349,7 @@ class TestRevoked:
         await it.put()
         it.responder.says = REVOKED
         await it.later(LIFE * 0.55)
-        entry = it.entry(RENEWALS)
+        entry = it.renewal()
         assert entry.at <= it.clock.now()
         assert entry.rank == 0.0
         record = await load_record(it.storage, "a.com", (await it.kept()).fingerprint)
@@ -380,7 +360,7 @@ class TestRevoked:
         await it.put()
         it.responder.says = REVOKED
         await it.later(LIFE * 0.55)
-        await it.plan.put_off(it.entry(RENEWALS), 30 * DAY)
+        await it.plan.put_off(it.renewal(), 30 * DAY)
         later = it.due(RENEWALS)
         await it.later(LIFE)
         assert len(it.responder.asked) >= 3

@@ -12,21 +12,15 @@ from ssl_cert_server.errors import BudgetSpent, CaClosed, CaProblem, NotPermitte
 from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.pki.x509 import parse_certificate
 from ssl_cert_server.renewal.plan import RENEWALS, RenewalPlan, Stored
-from ssl_cert_server.renewal.rebuild import IndexRebuild, SeenCertificates
-from ssl_cert_server.renewal.stored import StoredCertificates
-from ssl_cert_server.renewal.upkeep import CertificateUpkeep
+from ssl_cert_server.renewal.rebuild import IndexRebuild
 from ssl_cert_server.renewal.worker import RenewalWorker
-from ssl_cert_server.service.attempts import Attempts
 from ssl_cert_server.service.budget.planner import Priority
-from ssl_cert_server.service.issuance import AcmeCertificates
-from ssl_cert_server.service.policy import Policy, PolicyRules
+from ssl_cert_server.service.policy import PolicyRules
 from ssl_cert_server.service.records import IssuedRecord, save_record
-from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.storage.base import Due
-from tests.support.clock import START, ManualClock
-from tests.support.faulty_storage import FaultyStorage
+from tests.support.clock import START
 from tests.support.leaves import DAY, HOUR, make_certificate
-from tests.support.scripted_ca import ScriptedCa
+from tests.unit.renewal.support import Instance
 
 REFUSED = CaProblem("the CA said no", type="rejectedIdentifier", status=403)
 A = Subject("a.com", ("a.com",))
@@ -34,28 +28,15 @@ RENEWED_BY = 70 * DAY
 """By this age a certificate of 90 days is renewed, whatever the dice said."""
 
 
-class Room:
+RULES = PolicyRules(managed=[(r"managed\.com", "managed.com")], patterns=[r".+\.com"])
+
+
+class Room(Instance):
     """The worker over ``*.com`` names, and one stored certificate per call of :meth:`put`."""
 
     def __init__(self, peer: Room | None = None) -> None:
         """Another instance on the storage of ``peer``, or the first one."""
-        self.clock: ManualClock = peer.clock if peer else ManualClock()
-        self.storage: FaultyStorage = peer.storage if peer else FaultyStorage(self.clock)
-        self.ca: ScriptedCa = peer.ca if peer else ScriptedCa(self.clock)
-        self.plan = RenewalPlan(self.storage, self.clock, None)
-        self.seen = SeenCertificates(self.plan, self.storage, self.clock)
-        self.used: list[str] = []
-        policy = Policy(PolicyRules(managed=[(r"managed\.com", "managed.com")], patterns=[r".+\.com"]))
-        self.certificates = AcmeCertificates(
-            self.storage,
-            Attempts(self.storage, self.ca, self.clock, deadline=300.0),
-            Turns(32, self.clock),
-            self.clock,
-            upkeep=CertificateUpkeep(
-                self.plan, self.seen, self.storage, on_stored=lambda subject, _: self.used.append(subject.cert_key)
-            ),
-        )
-        self.found = StoredCertificates(self.certificates, self.storage, policy)
+        super().__init__(peer, RULES, sees=True)
         self.rebuild = IndexRebuild(self.plan, self.found, self.storage, self.clock)
         self._worker = RenewalWorker(self.plan, self.found, self.storage, self.clock)
         self._task: asyncio.Task[None] | None = None
@@ -88,11 +69,6 @@ class Room:
         stored = replace(stored, record=replace(stored.record, renew_at=drawn))
         await save_record(self.storage, name, stored.record)
         await self.plan.renew_at(stored, self.plan.due_at(stored))
-
-    async def later(self, seconds: float) -> None:
-        """Let the wall clock go on, and a minute pass in which that is noticed."""
-        self.clock.jump(seconds - 60)
-        await self.clock.advance(60)
 
     async def stored(self, name: str) -> Certificate:
         return parse_certificate(await self.storage.get(name) or b"")
