@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
-import threading
 from urllib.parse import parse_qs, urlsplit
 
-from tests.support.ports import free_port
+from tests.support.http_thread import Handler, HttpThread
 
 
 class AskEndpoint:
@@ -15,36 +13,20 @@ class AskEndpoint:
     def __init__(self) -> None:
         self.allowed: set[str] = set()
         self.asked: list[str] = []
-        self.port = free_port()
-        self._running: tuple[http.server.ThreadingHTTPServer, threading.Thread] | None = None
+        self._http = HttpThread(_handler(self))
+        self.start = self._http.start
+        self.stop = self._http.stop
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/allowed"
+        return f"{self._http.url}/allowed"
 
-    def start(self) -> None:
-        endpoint = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                (name,) = parse_qs(urlsplit(self.path).query)["domain"]
-                endpoint.asked.append(name)
-                self.send_response(200 if name in endpoint.allowed else 403)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+def _handler(endpoint: AskEndpoint) -> type[Handler]:
+    class Asked(Handler):
+        def get(self) -> None:
+            (name,) = parse_qs(urlsplit(self.path).query)["domain"]
+            endpoint.asked.append(name)
+            self.reply(200 if name in endpoint.allowed else 403)
 
-            def log_message(self, format: str, *values: object) -> None:
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        self._running = server, thread
-
-    def stop(self) -> None:
-        if self._running is not None:
-            server, thread = self._running
-            server.shutdown()
-            thread.join()
-            server.server_close()
-            self._running = None
+    return Asked

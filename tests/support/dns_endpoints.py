@@ -11,11 +11,10 @@ import uuid
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support.ports import free_port
+from tests.support.http_thread import Handler, HttpThread
 
 Write = Callable[[str, list[str]], None]
 """Has a record (absolute, without the trailing dot) hold these TXT values and no others."""
@@ -32,21 +31,18 @@ class _Endpoint(ABC):
         self._write = write
         self._values: dict[str, list[str]] = defaultdict(list)
         self._turn = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", free_port()), _handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._http = HttpThread(_handler(self))
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._http.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._http.stop()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return self._http.url
 
     def post(self, path: str, headers: dict[str, str], body: bytes) -> Answer:
         """Give the status and the JSON of an answer."""
@@ -110,20 +106,11 @@ class AcmeDns(_Endpoint):
         return 200, {"txt": body["txt"]}
 
 
-def _handler(endpoint: _Endpoint) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+def _handler(endpoint: _Endpoint) -> type[Handler]:
+    class Posted(Handler):
+        def post(self, body: bytes) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
             status, answer = endpoint.post(self.path, headers, body)
-            content = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            self.reply(status, json.dumps(answer).encode(), "application/json")
 
-        def log_message(self, *args: object) -> None:
-            """Nobody reads it."""
-
-    return Handler
+    return Posted

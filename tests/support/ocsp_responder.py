@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import http.server
 import subprocess
 import threading
 import time
 import urllib.parse
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
-from tests.support.ports import free_port
+from tests.support.http_thread import Handler, HttpThread
 
 _ISSUER = "/issuer"
 
@@ -34,7 +34,6 @@ class OcspResponder:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()
         self.asked: list[int] = []
         self.revoked: set[int] = set()
         self.unknown: set[int] = set()
@@ -42,13 +41,16 @@ class OcspResponder:
         self.misbehave: Misbehaviour | None = None
         self._folder = folder
         self._guard = threading.Lock()
-        self._issuer = b""
+        self.issuer = b""
+        """The issuer's certificate in DER."""
         self._signer: tuple[Path, Path, Path] | None = None
-        self._running: tuple[http.server.ThreadingHTTPServer, threading.Thread] | None = None
+        self._http = HttpThread(_handler(self))
+        self.start = self._http.start
+        self.stop = self._http.stop
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return self._http.url
 
     @property
     def issuer_url(self) -> str:
@@ -57,7 +59,7 @@ class OcspResponder:
 
     def serve(self, issuer_pem: bytes, signer_pem: bytes, signer_key_pem: bytes) -> None:
         """Speak for an issuer; the signer may be the issuer itself, or whom it delegated that to."""
-        self._issuer = x509.load_pem_x509_certificate(issuer_pem).public_bytes(Encoding.DER)
+        self.issuer = x509.load_pem_x509_certificate(issuer_pem).public_bytes(Encoding.DER)
         files = self._folder / "issuer.pem", self._folder / "signer.pem", self._folder / "signer.key"
         for file, pem in zip(files, (issuer_pem, signer_pem, signer_key_pem), strict=True):
             file.write_bytes(pem)
@@ -70,51 +72,8 @@ class OcspResponder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
 
-    def start(self) -> None:
-        responder = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if self.path == _ISSUER:
-                    self._send(200, responder._issuer)
-                    return
-                self._reply(base64.b64decode(urllib.parse.unquote(self.path[1:])))
-
-            def do_POST(self) -> None:
-                self._reply(self.rfile.read(int(self.headers["Content-Length"])))
-
-            def _reply(self, request: bytes) -> None:
-                self._send(*responder._answer(request))
-
-            def _send(self, status: int, body: bytes) -> None:
-                try:
-                    self.send_response(status)
-                    self.send_header("Content-Type", "application/ocsp-response")
-                    self.send_header("Content-Length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
-                except OSError:
-                    pass  # who asked has had enough
-
-            def log_message(self, format: str, *values: object) -> None:
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        self._running = server, thread
-
-    def stop(self) -> None:
-        """Connections are refused from now on."""
-        if self._running is not None:
-            server, thread = self._running
-            server.shutdown()
-            thread.join()
-            server.server_close()
-            self._running = None
-
-    def _answer(self, request: bytes) -> tuple[int, bytes]:
+    def answer(self, request: bytes) -> tuple[int, bytes]:
+        """Give the status and the body for a question in DER."""
         serial = ocsp.load_der_ocsp_request(request).serial_number
         self.asked.append(serial)
         if self._signer is None:
@@ -141,3 +100,21 @@ class OcspResponder:
         if serial in self.revoked:
             return f"R\t{then}\t{now},keyCompromise\t{digits}\tunknown\t/CN=x\n"
         return f"V\t{then}\t\t{digits}\tunknown\t/CN=x\n"
+
+
+def _handler(responder: OcspResponder) -> type[Handler]:
+    class Asked(Handler):
+        def get(self) -> None:
+            if self.path == _ISSUER:
+                self._say(200, responder.issuer)
+            else:
+                self._say(*responder.answer(base64.b64decode(urllib.parse.unquote(self.path[1:]))))
+
+        def post(self, body: bytes) -> None:
+            self._say(*responder.answer(body))
+
+        def _say(self, status: int, body: bytes) -> None:
+            with suppress(OSError):  # who asked has had enough
+                self.reply(status, body, "application/ocsp-response")
+
+    return Asked
