@@ -183,17 +183,12 @@ local function identify(list, options)
 end
 
 
-local function build_client(options, dict, id, log)
-    local list, err = list_backends(options)
-    if not list then
-        return nil, err
-    end
-    local prefix = "scs2:" .. id .. ":"
-    local cert, key, token
-    cert, key, err = read_client_pair(options)
+local function build_client(options, list, dict, prefix, id, log)
+    local cert, key, err = read_client_pair(options)
     if err then
         return nil, err
     end
+    local token
     token, err = tokens.new(options.token, options.token_file, log)
     if not token then
         return nil, err
@@ -221,15 +216,21 @@ local function build(given)
     if not dict then
         return nil, "nginx.conf has no `lua_shared_dict " .. options.shared_dict .. " 1m;`"
     end
+    local list
+    list, err = list_backends(options)
+    if not list then
+        return nil, err
+    end
     local log = loggers.new()
-    local id = identify(options.backends or { options.backend or DEFAULT_BACKEND }, options)
+    local id = identify(list, options)
+    local prefix = "scs2:" .. id .. ":"
     local client
-    client, err = build_client(options, dict, id, log)
+    client, err = build_client(options, list, dict, prefix, id, log)
     if not client then
         return nil, err
     end
 
-    local prefix, lru_maxitems = "scs2:" .. id .. ":", max(1, floor(options.lru_maxitems))
+    local lru_maxitems = max(1, floor(options.lru_maxitems))
     local failure_ttl = min(options.failure_ttl, MAX_FAILURE_TTL)
     local counter, journal, lock = counters.new(dict, prefix), journals.new(dict, prefix), locks.new(dict, prefix)
     local store = stores.new({
