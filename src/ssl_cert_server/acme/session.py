@@ -61,11 +61,11 @@ class AcmeSession:
             if not _may_be_about_replaces(problem):
                 raise
             _log.info("acme.order.replaces_refused", names=list(names), reason=str(problem))
-        return await self._new_order(directory, payload)
+        return await self._new_order(directory, payload, attempts=1)
 
-    async def _new_order(self, directory: Directory, payload: dict[str, Any]) -> Order:
+    async def _new_order(self, directory: Directory, payload: dict[str, Any], *, attempts: int = 2) -> Order:
         # Each time it is sent may be another order at the CA: where it is lost twice, the budget is asked again first.
-        answer = await self._post(directory.new_order, payload, attempts=2)
+        answer = await self._post(directory.new_order, payload, attempts=attempts)
         return _order(answer, answer.created("newOrder"))
 
     def _advertised(self, profile: str, directory: Directory) -> bool:
@@ -206,9 +206,10 @@ def _identifier(name: str) -> dict[str, str]:
 
 def _may_be_about_replaces(problem: CaProblem) -> bool:
     # CAs say alreadyReplaced where another order did; malformed, unauthorized, or that there is no such thing, where
-    # the certificate is another account's, of other names, or forgotten. None of these is a reason not to renew.
+    # the certificate is another account's, of other names, or forgotten. Some fail where they look it up, and go on
+    # failing. None of these is a reason not to renew.
     said = problem.type.rpartition(":")[2]
-    return problem.status in (404, 409) or said in ("alreadyReplaced", "malformed", "unauthorized")
+    return problem.status in (404, 409) or said in ("alreadyReplaced", "malformed", "unauthorized", "serverInternal")
 
 
 def _key_in_use(words: str) -> CaProblem:

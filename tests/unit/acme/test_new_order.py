@@ -126,6 +126,21 @@ async def test_a_refusal_that_may_be_about_it_is_answered_without_it(offering: B
     assert asked(offering) == {}
 
 
+async def test_a_ca_that_fails_where_it_is_sent_is_asked_once_without_it(offering: Bench) -> None:
+    failure = problem("serverInternal", "no order for the given certificate", status=500)
+    offering.ca.fail("newOrder", failure, failure)
+    await offering.session.new_order(["a.example"], replaces=ARI_ID)
+    assert asked(offering) == {}
+    assert offering.ca.requests.count("newOrder") == 3
+
+
+async def test_a_ca_that_fails_in_any_case_is_asked_no_more_than_that(offering: Bench) -> None:
+    offering.ca.fail("newOrder", *[problem("serverInternal", status=500)] * 4)
+    with pytest.raises(CaProblem, match="serverInternal"):
+        await offering.session.new_order(["a.example"], replaces=ARI_ID)
+    assert offering.ca.requests.count("newOrder") == 3
+
+
 async def test_the_order_is_asked_for_without_it_once_only(offering: Bench) -> None:
     offering.ca.fail("newOrder", problem("malformed", "one"), problem("malformed", "two"))
     with pytest.raises(CaProblem, match="two"):
