@@ -13,6 +13,7 @@ from ssl_cert_server.errors import StorageError
 from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.renewal.due_worker import CLAIMED_FOR
 from ssl_cert_server.renewal.schedule import advised_at, expiring_from, renew_at
+from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.service.records import IssuedRecord
 from ssl_cert_server.storage.base import Due, Storage
 
@@ -140,6 +141,11 @@ class RenewalPlan:
         # One that somebody is at must not be given to another; instances' clocks may differ a little.
         if entry is None or entry.at > now + 2 * CLAIMED_FOR:
             await self.staple_at(cert_key, now)
+
+    def priority_of(self, stored: Stored) -> Priority:
+        """Tell how urgent a renewal is now."""
+        pressing = stored.record.revoked or self._clock.now() > self.expiring_from(stored.certificate)
+        return Priority.EXPIRING if pressing else Priority.RENEWAL
 
     def expiring_from(self, certificate: Certificate) -> float:
         """Give when a certificate by a CA that was not replaced yet is worth a warning (Unix seconds)."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ssl_cert_server.service.budget.planner import Priority
-
 _SHORT_LIVED = 10 * 86_400
 _SPREAD = 0.1
 _EXPIRING_PART = 3
@@ -32,13 +30,8 @@ def advised_at(drawn: float, not_before: float, not_after: float) -> float:
     return min(drawn, latest)
 
 
-def priority_of(now: float, not_before: float, not_after: float) -> Priority:
-    """Tell how urgent a renewal is: a third of the time that it is meant to have is when it becomes pressing."""
-    return Priority.EXPIRING if now > expiring_from(not_before, not_after) else Priority.RENEWAL
-
-
 def expiring_from(not_before: float, not_after: float, renew_before: float | None = None) -> float:
-    """Give when a certificate that was not replaced yet is worth a warning: when its renewal becomes pressing.
+    """Give when the renewal of a certificate becomes pressing: with a third left of the time that it is meant to have.
 
     With a ``renew_before`` that asks for a later time, that is later, too.
     """

@@ -12,7 +12,6 @@ from ssl_cert_server.errors import BudgetSpent, CaClosed, CertServerError, NotPe
 from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.renewal.due_worker import DueWorker
 from ssl_cert_server.renewal.plan import RENEWALS, RenewalPlan, Stored
-from ssl_cert_server.renewal.schedule import priority_of
 from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.storage.base import Due, Storage
 
@@ -132,13 +131,10 @@ class RenewalWorker:
             await self._again(stored, again)
 
     async def _try(self, stored: Stored) -> float | None:
-        certificate = stored.certificate
-        priority = priority_of(self._clock.now(), certificate.not_before, certificate.not_after)
-        if stored.record.revoked:
-            priority = Priority.EXPIRING
-        renewed = await self._certificates.renew(stored.subject, certificate.fingerprint, priority)
+        fingerprint = stored.certificate.fingerprint
+        renewed = await self._certificates.renew(stored.subject, fingerprint, self._plan.priority_of(stored))
         # The same one: it joined the issuance of the very certificate.
-        return _AFTER_ERROR if renewed.fingerprint == certificate.fingerprint else None
+        return _AFTER_ERROR if renewed.fingerprint == fingerprint else None
 
     async def _again(self, stored: Stored, seconds: float) -> None:
         await self._plan.renew_at(stored, self._clock.now() + seconds * (1 + self._clock.random() / 10))

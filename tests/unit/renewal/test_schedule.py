@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssl_cert_server.renewal.schedule import advised_at, expiring_from, priority_of, renew_at, warned_again
-from ssl_cert_server.service.budget.planner import Priority
+from ssl_cert_server.renewal.schedule import advised_at, expiring_from, renew_at, warned_again
 
 DAY = 86_400.0
 START = 1_800_000_000.0
@@ -76,19 +75,13 @@ def test_advised_times_leave_a_sixth_of_life_or_more(drawn: float, lifetime: flo
 
 
 @pytest.mark.parametrize(
-    ("days", "at", "expected"),
-    [
-        (90, 60, Priority.RENEWAL),
-        (90, 79, Priority.RENEWAL),
-        (90, 81, Priority.EXPIRING),
-        (90, 100, Priority.EXPIRING),
-        (6, 3, Priority.RENEWAL),
-        (6, 4.9, Priority.RENEWAL),
-        (6, 5.1, Priority.EXPIRING),
-    ],
+    ("days", "renew_before", "expected"), [(90, None, 80), (6, None, 5), (90, 30, 80), (90, 6, 88), (6, 30, 5)]
 )
-def test_what_has_little_time_left_is_pressing(days: float, at: float, expected: Priority) -> None:
-    assert priority_of(START + at * DAY, START, START + days * DAY) is expected
+def test_renewal_becomes_pressing_with_little_time_left(
+    days: float, renew_before: float | None, expected: float
+) -> None:
+    seconds = renew_before * DAY if renew_before is not None else None
+    assert expiring_from(START, START + days * DAY, seconds) == pytest.approx(START + expected * DAY)
 
 
 def test_jitter_spreads_over_a_tenth_of_what_is_left_and_only_to_later() -> None:
@@ -99,12 +92,9 @@ def test_jitter_spreads_over_a_tenth_of_what_is_left_and_only_to_later() -> None
 
 
 @given(lifetimes)
-def test_one_is_worth_a_warning_when_its_renewal_becomes_pressing(lifetime: float) -> None:
+def test_it_becomes_pressing_after_it_was_due_and_before_it_is_too_late(lifetime: float) -> None:
     end = START + lifetime
-    begins = expiring_from(START, end)
-    assert renew_at(START, end, 0.0) < begins < end
-    assert priority_of(begins, START, end) is Priority.RENEWAL
-    assert priority_of(begins + 1, START, end) is Priority.EXPIRING
+    assert renew_at(START, end, 0.0) < expiring_from(START, end) < end
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ RULES = PolicyRules(managed=[(r"managed\.com", "managed.com")], patterns=[r".+\.
 class Room(Instance):
     """The worker over ``*.com`` names, and one stored certificate per call of :meth:`put`."""
 
-    def __init__(self, peer: Room | None = None) -> None:
+    def __init__(self, peer: Room | None = None, *, renew_before: float | None = None) -> None:
         """Another instance on the storage of ``peer``, or the first one."""
-        super().__init__(peer, RULES, sees=True)
+        super().__init__(peer, RULES, renew_before=renew_before, sees=True)
         self.rebuild = IndexRebuild(self.plan, self.found, self.storage, self.clock)
         self._worker = RenewalWorker(self.plan, self.found, self.storage, self.clock)
         self._task: asyncio.Task[None] | None = None
@@ -459,6 +459,19 @@ async def test_the_most_pressing_is_renewed_first_and_told_to_be(it: Room) -> No
     await it.start()
     assert [name for name, _ in it.ca.calls] == ["d.com", "b.com", "a.com", "c.com"]
     assert [wanted.priority for wanted in it.ca.wanted] == [Priority.EXPIRING] * 2 + [Priority.RENEWAL] * 2
+
+
+async def test_where_certificates_are_renewed_late_none_is_pressing_as_soon_as_it_is_due() -> None:
+    room = Room(renew_before=9 * DAY)
+    try:
+        for name, age in {"a.com": 82, "b.com": 88}.items():
+            await room.put(name, age=age * DAY)
+        await room.rebuild.rebuild()
+        await room.start()
+        asked = {wanted.subject.names[0]: wanted.priority for wanted in room.ca.wanted}
+        assert asked == {"a.com": Priority.RENEWAL, "b.com": Priority.EXPIRING}
+    finally:
+        await room.close()
 
 
 CLOSED = CaClosed("every CA failed lately", 100)
