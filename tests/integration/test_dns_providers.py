@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import dns.message
 import dns.query
@@ -245,6 +246,29 @@ async def test_a_cancelled_program_is_killed_with_its_children(tmp_path: Path) -
     task = asyncio.create_task(make_provider("exec", {"command": command}, find_zone).add(RECORD, ONE))
     child = int(await asyncio.to_thread((tmp_path / "started").read_text))
     task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await is_gone(child)
+
+
+async def test_a_program_cancelled_while_it_is_being_started_is_killed_with_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "started")
+    command = program(tmp_path, "sleep 600 & echo $! > started; wait")
+    start, known = asyncio.create_subprocess_exec, asyncio.Event()
+
+    async def start_slowly(*argv: Any, **options: Any) -> asyncio.subprocess.Process:
+        child = await start(*argv, **options)
+        await known.wait()
+        return child
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_slowly)
+    task = asyncio.create_task(make_provider("exec", {"command": command}, find_zone).add(RECORD, ONE))
+    child = int(await asyncio.to_thread((tmp_path / "started").read_text))
+    task.cancel()
+    await asyncio.sleep(0)
+    known.set()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await is_gone(child)

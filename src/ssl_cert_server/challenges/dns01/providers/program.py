@@ -90,14 +90,7 @@ async def _run(argv: list[str], output: _Tail) -> int:
     pipe, _ = await loop.connect_read_pipe(lambda: output, os.fdopen(ours, "rb", 0))
     try:
         try:
-            child = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=theirs,
-                stderr=theirs,
-                env={name: os.environ[name] for name in _INHERITED if name in os.environ},
-                start_new_session=True,
-            )
+            child = await _start(argv, theirs)
         finally:
             os.close(theirs)
         try:
@@ -110,6 +103,27 @@ async def _run(argv: list[str], output: _Tail) -> int:
         return status
     finally:
         pipe.close()
+
+
+async def _start(argv: list[str], output: int) -> asyncio.subprocess.Process:
+    """Start a program in a group of its own; ``output`` is the file descriptor to print to."""
+    starting = asyncio.create_task(
+        asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={name: os.environ[name] for name in _INHERITED if name in os.environ},
+            start_new_session=True,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # asyncio would kill the program alone, and it may have started others by now.
+        with suppress(OSError):  # it was not even started
+            await _kill(await starting)
+        raise
 
 
 async def _kill(child: asyncio.subprocess.Process) -> None:
