@@ -12,12 +12,10 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import (
     AcmeError,
     BackingOff,
-    CaProblem,
     CaTooSlow,
     CertServerError,
     InvalidCertificate,
     LeaseLost,
-    OrderFailed,
     StorageError,
     Unavailable,
 )
@@ -213,8 +211,3 @@ class Attempts:
         )
         await save_record(self._storage, subject.cert_key, record, lease)
         await save_state(self._storage, subject.cert_key, NameState(), lease)
-
-
-def ends_order(error: Exception) -> bool:
-    """Tell whether an order can't become a certificate any more, as far as its failure tells."""
-    return isinstance(error, OrderFailed | InvalidCertificate) or (isinstance(error, CaProblem) and not error.passing)

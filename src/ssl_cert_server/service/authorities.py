@@ -21,7 +21,7 @@ from ssl_cert_server.errors import (
     ValidationFailed,
 )
 from ssl_cert_server.model import Subject
-from ssl_cert_server.service.attempts import Issued, Wanted, ends_order
+from ssl_cert_server.service.attempts import Issued, Wanted
 from ssl_cert_server.service.budget.limits import CaLimits
 from ssl_cert_server.service.budget.planner import Budget, OrderKind, Taken
 from ssl_cert_server.service.ca_health import is_trouble
@@ -110,7 +110,7 @@ class Authorities:
         try:
             issued = await self._filled(authority, wanted, orders)
         except AcmeError as error:
-            if ends_order(error):
+            if isinstance(error, OrderFailed):  # a refusal says nothing of what became of it
                 orders.forget(authority.ca.directory_url)
             if is_trouble(error):
                 authority.health.failed(error)

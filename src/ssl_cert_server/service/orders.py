@@ -10,10 +10,10 @@ from ssl_cert_server.acme.ari import ari_id
 from ssl_cert_server.acme.authorize import ChallengeChoice
 from ssl_cert_server.challenges.choice import Challenges
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import AcmeError, BudgetSpent, CaProblem, ValidationFailed
+from ssl_cert_server.errors import AcmeError, BudgetSpent, CaProblem, OrderFailed, ValidationFailed
 from ssl_cert_server.issuers.acme import AcmeCa, CaTerms
 from ssl_cert_server.model import Certificate, OpenOrder
-from ssl_cert_server.service.attempts import Issued, Wanted, ends_order
+from ssl_cert_server.service.attempts import Issued, Wanted
 from ssl_cert_server.service.budget.limits import CaLimits
 from ssl_cert_server.service.budget.planner import Budget, OrderKind, Taken
 from ssl_cert_server.service.ca_health import CaHealth, is_trouble
@@ -68,6 +68,7 @@ class Orders:
                     choice = self._challenges.among(methods, used)
                     certificate = await authority.ca.resume(names, choice, resumable)
                 if certificate is None:
+                    orders.forget(authority.ca.directory_url)
                     choice = self._challenges.among(methods, used)
                     certificate = await self._order(authority, account, wanted, choice, orders)
                 # Nothing was presented where the CA knew the names well enough.
@@ -115,8 +116,8 @@ class Orders:
 
     async def _settle(self, taken: Taken, error: AcmeError, *, placed: bool) -> None:
         """Put back what a failed order did not cost: a CA's bad hour must not use up a week's certificates."""
-        if placed and not ends_order(error):
-            return  # a certificate may come of it yet
+        if placed and not isinstance(error, OrderFailed):
+            return  # a certificate may come of it yet, or was issued already
         if placed or is_trouble(error):  # of an order whose answer was lost nobody knows, so it counts as one
             await self._budget.order_failed(taken)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import structlog
@@ -84,8 +85,17 @@ def _parse(stored: bytes) -> NameState:
         failed_at=float(fields.get("failed_at", 0.0)),
         retry_at=float(fields["retry_at"]),
         error=str(fields["error"]),
-        orders=tuple(OpenOrder(**{key: str(value) for key, value in order.items()}) for order in orders),
+        orders=tuple(map(_order, orders)),
         expected_at=float(fields.get("expected_at", 0.0)),
+    )
+
+
+def _order(fields: Mapping[str, object]) -> OpenOrder:
+    return OpenOrder(
+        directory_url=str(fields["directory_url"]),
+        order_url=str(fields["order_url"]),
+        key_pem=str(fields["key_pem"]),
+        placed_at=float(str(fields.get("placed_at", 0.0))),
     )
 
 

@@ -365,6 +365,13 @@ class TestOpenOrders:
         assert it.cas[1].resumed == [order.order_url]
         assert it.ordered == [0, 1]
 
+    async def test_one_of_no_use_is_forgotten_though_the_next_is_refused(self) -> None:
+        it = Room(NO_LIMITS)
+        it.cas[0].refusals = [REFUSED]
+        with pytest.raises(CaProblem):
+            await it.issue(order=self.order(it.cas[0]))
+        assert it.open.all == ()
+
     async def test_while_that_ca_is_closed_another_one_takes_it(self) -> None:
         it = Room(NO_LIMITS, NO_LIMITS)
         it.health[1].failed(AcmeError("down"))
@@ -573,6 +580,23 @@ class TestBudget:
         await it.issue()
         with pytest.raises(BudgetSpent):
             await it.issue()
+
+    @pytest.mark.parametrize("error", [REFUSED, CaProblem("not found", type="malformed", status=404)])
+    async def test_one_that_is_refused_after_it_was_placed_counts_and_is_kept(self, error: CaProblem) -> None:
+        """The CA may have issued: what it counted must not be forgotten here."""
+        it = Room(replace(NO_LIMITS, per_exact_set=Limit(1, WEEK)))
+        it.cas[0].outcomes = [error]
+        with pytest.raises(CaProblem):
+            await it.issue()
+        [order] = it.open.all
+        it.cas[0].resumable[order.order_url] = [error, make_certificate("a.com")]
+        with pytest.raises(CaProblem):
+            await it.issue(order=order)
+        assert it.open.all == (order,)
+        with pytest.raises(BudgetSpent):
+            await it.issue()
+        await it.issue(order=order)
+        assert it.ordered == [1]
 
     async def test_a_limit_that_the_ca_told_of_is_kept(self) -> None:
         it = Room(NO_LIMITS, NO_LIMITS)
