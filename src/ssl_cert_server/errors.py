@@ -201,13 +201,17 @@ class CaProblem(AcmeError):
     """The CA said no in a problem document (RFC 8555 section 6.7).
 
     ``type`` is the problem's short type (``rateLimited``) where it is one of ACME's, else its whole URI; ``status``
-    is the HTTP status.
+    is the HTTP status. ``everyone`` tells whether it holds whatever is asked for: it was said of the directory, or of a
+    nonce.
     """
 
-    def __init__(self, message: str, *, type: str, status: int, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, type: str, status: int, retry_after: float | None = None, everyone: bool = False
+    ) -> None:
         super().__init__(message, retry_after=retry_after)
         self.type = type
         self.status = status
+        self.everyone = everyone
 
     @property
     def passing(self) -> bool:

@@ -87,7 +87,7 @@ class AcmeClient:
 
         async def attempt() -> Answer:
             answer = await self._exchange("GET", url)
-            _raise_refusal(answer)
+            _raise_refusal(answer, everyone=False)
             return answer
 
         answer = await with_retries(attempt, self._clock)
@@ -141,7 +141,7 @@ class AcmeClient:
             return nonce
         directory = await self._current_directory()
         answer = await self._exchange("HEAD", directory.new_nonce)
-        _raise_refusal(answer)
+        _raise_refusal(answer, everyone=True)
         if answer.nonce is None:
             raise MalformedResponse("newNonce: no usable Replay-Nonce header")
         return answer.nonce
@@ -150,7 +150,7 @@ class AcmeClient:
         async with self._directory_lock:
             if self._directory is None or self._clock.monotonic() >= self._directory_until:
                 answer = await self._exchange("GET", self._directory_url)
-                _raise_refusal(answer)
+                _raise_refusal(answer, everyone=True)
                 self._directory = Directory.parse(answer.decoded("directory"))
                 self._directory_until = self._clock.monotonic() + _DIRECTORY_LIFETIME
             return self._directory
@@ -172,13 +172,13 @@ class AcmeClient:
         return await exchange(self._http, method, url, now=now, headers=headers, content=content, seen=seen)
 
 
-def _refusal(answer: Answer) -> CaProblem | None:
+def _refusal(answer: Answer, *, everyone: bool = False) -> CaProblem | None:
     if answer.status < 400:
         return None
-    return ca_problem(answer.status, answer.body, retry_after=answer.retry_after)
+    return ca_problem(answer.status, answer.body, retry_after=answer.retry_after, everyone=everyone)
 
 
-def _raise_refusal(answer: Answer) -> None:
-    problem = _refusal(answer)
+def _raise_refusal(answer: Answer, *, everyone: bool) -> None:
+    problem = _refusal(answer, everyone=everyone)
     if problem is not None:
         raise problem

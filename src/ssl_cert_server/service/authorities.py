@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from http import HTTPStatus
 
 import structlog
 
@@ -24,7 +25,7 @@ from ssl_cert_server.model import Subject
 from ssl_cert_server.service.attempts import Issued, Wanted
 from ssl_cert_server.service.budget.limits import CaLimits
 from ssl_cert_server.service.budget.planner import Budget, OrderKind, Taken
-from ssl_cert_server.service.ca_health import is_trouble
+from ssl_cert_server.service.ca_health import is_trouble, may_be_the_names
 from ssl_cert_server.service.open_orders import OpenOrders
 from ssl_cert_server.service.orders import Authority, Orders
 
@@ -113,7 +114,7 @@ class Authorities:
             if isinstance(error, OrderFailed):  # a refusal says nothing of what became of it
                 orders.forget(authority.ca.directory_url)
             if is_trouble(error):
-                authority.health.failed(error)
+                authority.health.failed(error, wanted.subject.names[0])
             elif isinstance(error, CaProblem | OrderFailed):
                 authority.health.worked()
             raise
@@ -145,6 +146,9 @@ def _joined(failures: Sequence[CertServerError], refusals: Sequence[AcmeError]) 
     words = "; ".join(str(error) for error in failures)
     asked = [error.retry_after for error in refusals if error.retry_after is not None]
     retry_after = min(asked) if len(asked) == len(failures) else None  # the others may be asked before
+    if not all(map(is_trouble, refusals)):
+        return AcmeError(words, retry_after=retry_after)
+    if all(map(may_be_the_names, refusals)):
+        return CaProblem(words, type="serverInternal", status=HTTPStatus.INTERNAL_SERVER_ERROR, retry_after=retry_after)
     # That all of them are down is no fault of the name's.
-    kind = CaUnreachable if all(map(is_trouble, refusals)) else AcmeError
-    return kind(words, retry_after=retry_after)
+    return CaUnreachable(words, retry_after=retry_after)

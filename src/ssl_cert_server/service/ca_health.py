@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import AccountRefused, AcmeError, CaProblem, CaTooSlow, CaUnreachable, MalformedResponse
 
 _FIRST_PAUSE = 15.0
 _LONGEST_PAUSE = 600.0
-_STUMBLES = 3
+_NAMES = 3
 _LONGEST_OBEYED = 3600.0
 """Seconds. A Retry-After longer than this is a mistake of the CA's, or as good as an outage: it is probed."""
 
@@ -18,7 +20,7 @@ class CaHealth:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._failures = 0
-        self._stumbles = 0
+        self._stumbled_over: set[str] = set()
         self._closed_until = float("-inf")
 
     @property
@@ -29,18 +31,18 @@ class CaHealth:
     def worked(self) -> None:
         """It did as it should, if only in refusing a name."""
         self._failures = 0
-        self._stumbles = 0
+        self._stumbled_over.clear()
         self._closed_until = float("-inf")
 
-    def failed(self, error: AcmeError) -> None:
+    def failed(self, error: AcmeError, name: str) -> None:
         """Leave it alone: longer each time, and as long as it asks for.
 
-        One whose answer made no sense, or that doesn't finish, may have stumbled over this order alone, until it does
-        so thrice in a row.
+        Where it may have stumbled over ``name`` alone, only at the third name in a row: one mustn't hold up the others.
         """
-        if isinstance(error, MalformedResponse | CaTooSlow):
-            self._stumbles += 1
-            if self._stumbles < _STUMBLES:
+        if may_be_the_names(error):
+            if len(self._stumbled_over) < _NAMES:
+                self._stumbled_over.add(name)
+            if len(self._stumbled_over) < _NAMES:
                 return
         asked = min(error.retry_after or 0.0, _LONGEST_OBEYED)
         # What was under way side by side fails side by side: that is one failure.
@@ -55,5 +57,14 @@ class CaHealth:
 
 def is_trouble(error: Exception) -> bool:
     """Tell whether a failure says something about the CA rather than about the name."""
-    failed = isinstance(error, CaProblem) and error.status >= 500
-    return failed or isinstance(error, CaUnreachable | MalformedResponse | CaTooSlow | AccountRefused)
+    if isinstance(error, CaProblem):
+        return error.status >= 500 or error.everyone
+    return isinstance(error, CaUnreachable | MalformedResponse | CaTooSlow | AccountRefused)
+
+
+def may_be_the_names(error: Exception) -> bool:
+    """Tell whether a CA's trouble may be with the one name alone: it answers, and says nothing of others."""
+    if isinstance(error, CaProblem):
+        closed = error.status == HTTPStatus.SERVICE_UNAVAILABLE and error.retry_after is not None
+        return error.status >= 500 and not error.everyone and not closed
+    return isinstance(error, MalformedResponse | CaTooSlow)

@@ -19,6 +19,7 @@ _log = structlog.get_logger()
 class NameState:
     """Times are Unix seconds; ``failed_at`` and ``error`` are of the last failure, in words that may be shown.
 
+    ``troubles`` counts the failures, in a row, of which nobody knows whether they are the name's or its CA's.
     ``expected_at`` is when what only waits (for room in a budget, for a CA that is down) may go on; nothing that comes
     before then is refused for it.
     """
@@ -29,6 +30,7 @@ class NameState:
     error: str = ""
     orders: tuple[OpenOrder, ...] = ()
     expected_at: float = 0.0
+    troubles: int = 0
 
 
 def check_not_backing_off(name: str, state: NameState, now: float) -> None:
@@ -87,6 +89,7 @@ def _parse(stored: bytes) -> NameState:
         error=str(fields["error"]),
         orders=tuple(map(_order, orders)),
         expected_at=float(fields.get("expected_at", 0.0)),
+        troubles=int(fields.get("troubles", 0)),
     )
 
 

@@ -35,7 +35,7 @@ from ssl_cert_server.service.attempts import Issued, Predecessor, Wanted
 from ssl_cert_server.service.authorities import Authorities
 from ssl_cert_server.service.budget.limits import NO_LIMITS, CaLimits, Limit
 from ssl_cert_server.service.budget.planner import Budget, Priority
-from ssl_cert_server.service.ca_health import CaHealth, is_trouble
+from ssl_cert_server.service.ca_health import CaHealth, is_trouble, may_be_the_names
 from ssl_cert_server.service.open_orders import OpenOrders
 from ssl_cert_server.service.orders import Authority, Orders
 from ssl_cert_server.service.preflight import Preflight
@@ -50,8 +50,9 @@ PATIENCE = 300.0
 REFUSED = CaProblem("the CA said no", type="rejectedIdentifier", status=403)
 DOWN = [
     CaUnreachable("connection refused"),
-    CaProblem("down", type="serverInternal", status=503),
+    CaProblem("down", type="serverInternal", status=503, retry_after=5),
 ]
+STUMBLE = CaProblem("oops", type="serverInternal", status=500)
 ONE_ORDER = replace(NO_LIMITS, new_orders=Limit(1, HOUR))
 
 
@@ -254,6 +255,21 @@ class TestOrder:
         await it.clock.advance(16)
         assert (await it.issue()).directory_url == it.cas[0].directory_url
 
+    async def test_one_name_that_it_always_fails_at_keeps_no_others_from_it(self) -> None:
+        it = Room(NO_LIMITS, NO_LIMITS)
+        for _ in range(10):
+            it.cas[0].refusals = [STUMBLE]
+            assert (await it.issue(want("bad.a.com"))).directory_url == it.cas[1].directory_url
+        assert (await it.issue()).directory_url == it.cas[0].directory_url
+
+    async def test_where_all_stumble_over_it_the_name_may_be_why(self) -> None:
+        it = Room(NO_LIMITS, NO_LIMITS)
+        for ca in it.cas:
+            ca.refusals = [STUMBLE]
+        with pytest.raises(AcmeError, match="oops; oops") as failure:
+            await it.issue()
+        assert may_be_the_names(failure.value)
+
     async def test_a_refusal_leads_to_the_next_and_closes_nothing(self) -> None:
         it = Room(NO_LIMITS, NO_LIMITS)
         it.cas[0].outcomes = [REFUSED]
@@ -273,8 +289,8 @@ class TestOrder:
 
     async def test_when_all_are_closed_nobody_is_asked(self) -> None:
         it = Room(NO_LIMITS, NO_LIMITS)
-        it.health[0].failed(AcmeError("down", retry_after=300))
-        it.health[1].failed(AcmeError("down", retry_after=200))
+        it.health[0].failed(AcmeError("down", retry_after=300), "x.com")
+        it.health[1].failed(AcmeError("down", retry_after=200), "x.com")
         with pytest.raises(CaClosed, match=r"a\.com: every CA failed lately") as closed:
             await it.issue()
         assert closed.value.retry_after == 200
@@ -282,7 +298,7 @@ class TestOrder:
 
     async def test_where_the_only_one_fails_its_own_words_come_out(self) -> None:
         it = Room(NO_LIMITS, NO_LIMITS)
-        it.health[0].failed(AcmeError("down"))
+        it.health[0].failed(AcmeError("down"), "x.com")
         it.cas[1].outcomes = [REFUSED]
         with pytest.raises(CaProblem) as failure:
             await it.issue()
@@ -303,12 +319,13 @@ class TestOrder:
         with pytest.raises(AcmeError, match="connection refused; down") as failure:
             await it.issue()
         assert is_trouble(failure.value)
+        assert not may_be_the_names(failure.value)
 
     async def test_one_that_hangs_keeps_nobody_from_the_next(self) -> None:
         it, time = Room(NO_LIMITS, NO_LIMITS), LoopTime()
         it.cas[0].hangs = True
-        for _ in range(3):
-            issuing = asyncio.create_task(it.issue())
+        for name in ("a.com", "b.com", "c.com"):
+            issuing = asyncio.create_task(it.issue(want(name)))
             await settle()
             await time.advance(PATIENCE)
             assert (await issuing).directory_url == it.cas[1].directory_url
@@ -374,7 +391,7 @@ class TestOpenOrders:
 
     async def test_while_that_ca_is_closed_another_one_takes_it(self) -> None:
         it = Room(NO_LIMITS, NO_LIMITS)
-        it.health[1].failed(AcmeError("down"))
+        it.health[1].failed(AcmeError("down"), "x.com")
         assert (await it.issue(order=self.order(it.cas[1]))).directory_url == it.cas[0].directory_url
         assert [ca.resumed for ca in it.cas] == [[], []]
 

@@ -30,7 +30,7 @@ async def _lease(storage: MemoryStorage) -> Lease:
     "state",
     [
         NameState(failures=3, failed_at=1_799_999_940.25, retry_at=1_800_000_000.5, error="the CA said: nö"),
-        NameState(orders=(ORDER,)),
+        NameState(orders=(ORDER,), expected_at=6.5, troubles=7),
         NameState(1, 2.0, 3.0, "four", (ORDER, replace(ORDER, directory_url="other", placed_at=5.5))),
     ],
 )
