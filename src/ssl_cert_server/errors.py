@@ -42,6 +42,7 @@ key authorization.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 
 
 class CertServerError(Exception):
@@ -201,8 +202,8 @@ class CaProblem(AcmeError):
     """The CA said no in a problem document (RFC 8555 section 6.7).
 
     ``type`` is the problem's short type (``rateLimited``) where it is one of ACME's, else its whole URI; ``status``
-    is the HTTP status. ``everyone`` tells whether it holds whatever is asked for: it was said of the directory, or of a
-    nonce.
+    is the HTTP status. ``everyone`` tells whether it holds whatever is asked for: it was said of the directory or of a
+    nonce, or it is a 429 that isn't about one of the CA's own limits, but of something before it.
     """
 
     def __init__(
@@ -211,7 +212,7 @@ class CaProblem(AcmeError):
         super().__init__(message, retry_after=retry_after)
         self.type = type
         self.status = status
-        self.everyone = everyone
+        self.everyone = everyone or (status == HTTPStatus.TOO_MANY_REQUESTS and type != "rateLimited")
 
     @property
     def passing(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import structlog
 
@@ -118,7 +119,9 @@ class Orders:
         """Put back what a failed order did not cost: a CA's bad hour must not use up a week's certificates."""
         if placed and not isinstance(error, OrderFailed):
             return  # a certificate may come of it yet, or was issued already
-        if placed or is_trouble(error):  # of an order whose answer was lost nobody knows, so it counts as one
+        # Of an order whose answer was lost nobody knows, so it counts as one; a refusal is an answer.
+        refused = isinstance(error, CaProblem) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR
+        if placed or (is_trouble(error) and not refused):
             await self._budget.order_failed(taken)
         else:
             await self._budget.give_back(taken)

@@ -82,17 +82,16 @@ async def test_directory_that_is_none(body: bytes) -> None:
         assert (await client.directory()).new_order == f"{BASE}/newOrder"
 
 
-@pytest.mark.parametrize("status", [403, 500])
-@pytest.mark.parametrize("step", ["directory", "newNonce", "newOrder"])
+@pytest.mark.parametrize("status", [403, 429, 500])
+@pytest.mark.parametrize("step", ["directory", "newNonce", "newAccount"])
 async def test_what_is_said_of_directory_and_nonces_holds_for_everyone(step: str, status: int) -> None:
     ca = FakeCa()
     ca.fail(step, *[problem("serverInternal", status=status) for _ in range(8)])
     async with httpx2.AsyncClient(transport=ca) as http:
         client = AcmeClient(ca.directory_url, http, AutoClock())
         with pytest.raises(CaProblem) as caught:
-            directory = await client.directory()
-            await client.post(directory.new_order, b"{}", key=AccountKey.generate(), kid=None)
-    assert caught.value.everyone == (step != "newOrder")
+            await client.new_account(AccountKey.generate())
+    assert caught.value.everyone == (step != "newAccount" or status == 429)
 
 
 # --- nonces

@@ -626,6 +626,25 @@ class TestBudget:
         it.clock.jump(600)
         assert (await it.issue()).directory_url == it.cas[0].directory_url
 
+    async def test_a_429_that_is_not_the_cas_own_is_about_everyone(self) -> None:
+        """A proxy before the CA has had enough of us: each further name would only make it worse."""
+        it = Room(replace(NO_LIMITS, new_orders=Limit(300, HOUR)))
+        html = "HTTP 429: about:blank: <html>Too Many Requests"
+        it.cas[0].refusals = [CaProblem(html, type="about:blank", status=429, retry_after=600)]
+        with pytest.raises(CaProblem) as refusal:
+            await it.issue()
+        assert is_trouble(refusal.value), "it is no fault of the name's"
+        assert it.health[0].closed_for == 600
+        with pytest.raises(CaClosed):
+            await it.issue(want("b.com"))
+        it.health[0].worked()  # as another instance sees it
+        for name in ("b.com", "c.com"):
+            with pytest.raises(BudgetSpent, match="orders of this account: the CA takes none") as spent:
+                await it.issue(want(name))
+            assert spent.value.retry_after == pytest.approx(600)
+        it.clock.jump(600)
+        await it.issue(want("b.com"))
+
     async def test_names_that_the_ca_limits_keep_no_others_from_it(self) -> None:
         it = Room(NO_LIMITS)
         words = 'too many certificates (50) already issued for "a.com" in the last 168h0m0s'

@@ -92,6 +92,8 @@ async def test_while_nothing_works_any_name_closes_it_again(health: CaHealth, cl
         problem(503, retry_after=20),
         CaProblem("the directory", type="about:blank", status=500, everyone=True),
         CaProblem("a nonce", type="about:blank", status=403, everyone=True),
+        problem(429, "about:blank"),
+        problem(429, "about:blank", retry_after=600),
     ],
 )
 async def test_what_concerns_no_name_closes_it_at_once(health: CaHealth, error: AcmeError) -> None:
