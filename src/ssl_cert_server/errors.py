@@ -34,6 +34,7 @@
         │   └── ValidationFailed     the CA did not find a challenge's answer
         ├── PreflightFailed        the CA would have failed, so it was not asked
         └── ChallengeFailed        a challenge's answer could not be put in its place
+            └── NotPresented         the same, told with the name and the type of the challenge
 
 A message tells what happened, to which name or key, and what to do. None ever holds a private key, a token or a
 key authorization.
@@ -248,3 +249,15 @@ class PreflightFailed(AcmeError):
 
 class ChallengeFailed(AcmeError):
     """A challenge's answer could not be put in its place: a DNS provider refused, or its servers don't show it."""
+
+
+class NotPresented(ChallengeFailed):
+    """A challenge's answer could not be put in its place, so the CA was not asked to look: another type may do.
+
+    ``name`` is the name as it was ordered, ``challenge`` the challenge's type (``dns-01``).
+    """
+
+    def __init__(self, message: str, *, name: str, challenge: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.challenge = challenge

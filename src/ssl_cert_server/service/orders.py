@@ -11,7 +11,7 @@ from ssl_cert_server.acme.ari import ari_id
 from ssl_cert_server.acme.authorize import ChallengeChoice
 from ssl_cert_server.challenges.choice import Challenges
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import AcmeError, BudgetSpent, CaProblem, OrderFailed, ValidationFailed
+from ssl_cert_server.errors import AcmeError, BudgetSpent, CaProblem, NotPresented, OrderFailed, ValidationFailed
 from ssl_cert_server.issuers.acme import AcmeCa, CaTerms
 from ssl_cert_server.model import Certificate, OpenOrder
 from ssl_cert_server.service.attempts import Issued, Wanted
@@ -78,6 +78,10 @@ class Orders:
                 await self._budget.authorization_failed(account, authority.limits, error.name)
                 methods = _without(methods, error)
                 resumable, failed = None, error
+            except NotPresented as error:
+                methods = _without(methods, error)
+                # All is presented before anything is answered: the order is as good as it was.
+                resumable = orders.at(authority.ca.directory_url)
             except BudgetSpent:
                 if failed is None:
                     raise
@@ -161,10 +165,10 @@ def _account(authority: Authority, account_url: str) -> str:
     return f"{authority.ca.directory_url} {account_url}"
 
 
-def _without(methods: Methods, error: ValidationFailed) -> Methods:
+def _without(methods: Methods, error: ValidationFailed | NotPresented) -> Methods:
     """Go on without the challenge type that failed.
 
-    :raises ValidationFailed: no other one is left for the name, or none that was tried here failed.
+    :raises ValidationFailed, NotPresented: no other one is left for the name, or none that was tried here failed.
     """
     tried = methods.get(error.name, ())
     left = tuple(kind for kind in tried if kind != error.challenge)

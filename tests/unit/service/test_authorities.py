@@ -92,9 +92,12 @@ class Zones(Dns01):
 
     def __init__(self) -> None:
         """Without the rest of it."""
+        self.broken = False
 
     async def present(self, name: str, token: str, key_authorization: str) -> None:
         """As above."""
+        if self.broken:
+            raise ChallengeFailed("the provider refused")
 
     def handles(self, name: str) -> bool:
         return f".{name}".endswith(".a.com")
@@ -192,7 +195,8 @@ class Room:
         self.cas = [ScriptedAcme(number) for number in range(1, len(limits) + 1)]
         self.health = [CaHealth(self.clock) for _ in self.cas]
         self.kept: list[OpenOrder] = []
-        challenges = Challenges(direct=[Solver("http-01"), Solver("tls-alpn-01")], dns01=Zones())
+        self.zones = Zones()
+        challenges = Challenges(direct=[Solver("http-01"), Solver("tls-alpn-01")], dns01=self.zones)
         budget = Budget(self.storage, self.clock)
         self.authorities = Authorities(
             [Authority(ca, given, health) for ca, given, health in zip(self.cas, limits, self.health, strict=True)],
@@ -460,6 +464,29 @@ class TestChallenges:
             await it.issue()
         assert it.ordered == [1, 0]
         assert it.health[0].closed_for == 0
+
+    async def test_where_it_cannot_be_put_in_place_the_next_type_goes_on_with_the_same_order(self) -> None:
+        """Else a key that a DNS provider takes no more would end what http-01 can renew as well."""
+        it = Room(NO_LIMITS)
+        it.zones.broken = True
+        old = make_certificate("a.com")
+        wanted = want(predecessor=Predecessor(old, IssuedRecord(old.fingerprint, "", "dns-01")))
+        it.cas[0].resumable["https://ca-1.test/order/1"] = [make_certificate("a.com")]
+        with capture_logs() as logs:
+            issued = await it.issue(wanted)
+        assert it.cas[0].orders[0].types["a.com"][0] == "dns-01"
+        assert issued.challenge == "http-01", "it goes first from now on"
+        assert (it.ordered, it.cas[0].resumed) == ([1], ["https://ca-1.test/order/1"])
+        [told] = [log for log in logs if log["event"] == "authority.other_challenge"]
+        assert (told["failed"], told["next"], told["reason"]) == ("dns-01", "http-01", "the provider refused")
+
+    async def test_where_no_other_type_is_left_it_fails_and_the_order_is_kept(self) -> None:
+        it = Room(NO_LIMITS, NO_LIMITS)
+        it.zones.broken = True
+        with pytest.raises(ChallengeFailed, match="the provider refused"):
+            await it.issue(want("*.a.com"))
+        assert it.ordered == [1, 0]
+        assert it.open.all == (it.kept[0],)
 
     async def test_what_worked_before_goes_first(self) -> None:
         it = Room(NO_LIMITS)
