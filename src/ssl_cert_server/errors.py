@@ -242,6 +242,11 @@ class ValidationFailed(OrderFailed):
         self.challenge = challenge
         self.problem = problem
 
+    @property
+    def of_this_ca(self) -> bool:
+        """Whether it isn't about what the CA found, but its own trouble, or that it may not: another CA may do."""
+        return self.problem in ("caa", "rejectedIdentifier", "serverInternal", "rateLimited")
+
 
 class PreflightFailed(AcmeError):
     """What the CA would look at says that it would refuse, so it was not asked: addresses, or CAA."""

@@ -96,9 +96,9 @@ class Authorities:
                 continue
             try:
                 return await self._issue_at(authority, wanted, orders)
-            except (ValidationFailed, ChallengeFailed):
-                raise  # it would go the same way at the next CA
             except (AcmeError, BudgetSpent) as error:
+                if _goes_the_same_way_elsewhere(error):
+                    raise
                 failures.append(error)
                 _log.warning("authority.failed", directory_url=authority.ca.directory_url, reason=str(error))
         raise self._verdict(wanted.subject, failures)
@@ -139,6 +139,10 @@ class Authorities:
         if refusals:
             return _joined(failures, refusals)
         return min((error for error in failures if isinstance(error, BudgetSpent)), key=lambda spent: spent.retry_after)
+
+
+def _goes_the_same_way_elsewhere(error: CertServerError) -> bool:
+    return isinstance(error, ChallengeFailed) or (isinstance(error, ValidationFailed) and not error.of_this_ca)
 
 
 def _joined(failures: Sequence[CertServerError], refusals: Sequence[AcmeError]) -> AcmeError:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from http import HTTPStatus
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import AccountRefused, AcmeError, CaProblem, CaTooSlow, CaUnreachable, MalformedResponse
+from ssl_cert_server.errors import (
+    AccountRefused,
+    AcmeError,
+    CaProblem,
+    CaTooSlow,
+    CaUnreachable,
+    MalformedResponse,
+    ValidationFailed,
+)
 
 _FIRST_PAUSE = 15.0
 _LONGEST_PAUSE = 600.0
@@ -59,7 +67,7 @@ def is_trouble(error: Exception) -> bool:
     """Tell whether a failure says something about the CA rather than about the name."""
     if isinstance(error, CaProblem):
         return error.status >= 500 or error.everyone
-    return isinstance(error, CaUnreachable | MalformedResponse | CaTooSlow | AccountRefused)
+    return isinstance(error, CaUnreachable | AccountRefused) or may_be_the_names(error)
 
 
 def may_be_the_names(error: Exception) -> bool:
@@ -67,4 +75,6 @@ def may_be_the_names(error: Exception) -> bool:
     if isinstance(error, CaProblem):
         closed = error.status == HTTPStatus.SERVICE_UNAVAILABLE and error.retry_after is not None
         return error.status >= 500 and not error.everyone and not closed
+    if isinstance(error, ValidationFailed):
+        return error.problem == "serverInternal"
     return isinstance(error, MalformedResponse | CaTooSlow)

@@ -75,7 +75,10 @@ class Orders:
                 # Nothing was presented where the CA knew the names well enough.
                 return Issued(certificate, authority.ca.directory_url, used.get(names[0], ""))
             except ValidationFailed as error:
+                # Whatever the reason, CAs count it.
                 await self._budget.authorization_failed(account, authority.limits, error.name)
+                if error.of_this_ca:
+                    raise
                 methods = _without(methods, error)
                 resumable, failed = None, error
             except NotPresented as error:

@@ -56,8 +56,8 @@ STUMBLE = CaProblem("oops", type="serverInternal", status=500)
 ONE_ORDER = replace(NO_LIMITS, new_orders=Limit(1, HOUR))
 
 
-def not_found(challenge: str, name: str = "a.com") -> ValidationFailed:
-    return ValidationFailed(f"{name}: nothing there", name=name, challenge=challenge, problem="connection")
+def not_found(challenge: str, name: str = "a.com", *, problem: str = "connection") -> ValidationFailed:
+    return ValidationFailed(f"{name}: nothing there", name=name, challenge=challenge, problem=problem)
 
 
 def want(*names: str, permission: Permission = Permission.LISTED, predecessor: Predecessor | None = None) -> Wanted:
@@ -446,6 +446,24 @@ class TestChallenges:
             await it.issue(want("b.com"))
         assert it.ordered == [2, 0]
         assert it.health[0].closed_for == 0
+
+    @pytest.mark.parametrize("problem", ["caa", "rejectedIdentifier", "serverInternal", "rateLimited"])
+    async def test_what_is_of_the_ca_itself_leads_to_the_next_ca_and_to_no_other_type(self, problem: str) -> None:
+        it = Room(NO_LIMITS, NO_LIMITS)
+        it.cas[0].outcomes = [not_found("http-01", problem=problem)]
+        issued = await it.issue()
+        assert (issued.directory_url, issued.challenge) == (it.cas[1].directory_url, "http-01")
+        assert it.ordered == [1, 1]
+
+    @pytest.mark.parametrize(("problem", "trouble"), [("caa", False), ("rateLimited", False), ("serverInternal", True)])
+    async def test_only_its_own_trouble_is_no_fault_of_the_names(self, problem: str, trouble: bool) -> None:
+        it = Room(replace(NO_LIMITS, failed_authorizations=Limit(1, HOUR)))
+        it.cas[0].outcomes = [not_found("http-01", problem=problem)]
+        with pytest.raises(ValidationFailed) as failure:
+            await it.issue()
+        assert is_trouble(failure.value) == may_be_the_names(failure.value) == trouble
+        with pytest.raises(BudgetSpent, match="failed authorizations"):
+            await it.issue()
 
     async def test_each_failure_is_noted_in_the_budget(self) -> None:
         it = Room(replace(NO_LIMITS, failed_authorizations=Limit(2, HOUR)))
