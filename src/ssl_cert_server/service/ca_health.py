@@ -18,6 +18,9 @@ from ssl_cert_server.errors import (
 _FIRST_PAUSE = 15.0
 _LONGEST_PAUSE = 600.0
 _NAMES = 3
+_PROBE = 30.0
+"""Seconds for which the others wait to see what becomes of the first one after a pause."""
+
 _LONGEST_OBEYED = 3600.0
 """Seconds. A Retry-After longer than this is a mistake of the CA's, or as good as an outage: it is probed."""
 
@@ -30,14 +33,33 @@ class CaHealth:
         self._failures = 0
         self._stumbled_over: set[str] = set()
         self._closed_until = float("-inf")
+        self._probing = False
 
     @property
     def closed_for(self) -> float:
         """Seconds for which it isn't asked; 0 where it may be."""
         return max(0.0, self._closed_until - self._clock.monotonic())
 
+    def admit(self) -> bool:
+        """Begin to ask it; true where this is a probe, the first after a pause, for which all others wait.
+
+        Whoever made the probe calls :meth:`undecided` in the end.
+        """
+        if not self._failures:
+            return False
+        self._probing = True
+        self._closed_until = self._clock.monotonic() + _PROBE
+        return True
+
+    def undecided(self) -> None:
+        """A probe has ended; where it told nothing, the next one may be made."""
+        if self._probing:
+            self._probing = False
+            self._closed_until = float("-inf")
+
     def worked(self) -> None:
         """It did as it should, if only in refusing a name."""
+        self._probing = False
         self._failures = 0
         self._stumbled_over.clear()
         self._closed_until = float("-inf")
@@ -54,7 +76,8 @@ class CaHealth:
                 return
         asked = min(error.retry_after or 0.0, _LONGEST_OBEYED)
         # What was under way side by side fails side by side: that is one failure.
-        pause = self.closed_for or self._next_pause()
+        pause = self._next_pause() if self._probing or not self.closed_for else self.closed_for
+        self._probing = False
         self._closed_until = self._clock.monotonic() + max(pause, asked)
 
     def _next_pause(self) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 import structlog
@@ -29,11 +30,12 @@ Methods = dict[str, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A CA with the limits to stay within and its state of health."""
+    """A CA with the limits to stay within, its state of health, and the entrance that is passed one by one."""
 
     ca: AcmeCa
     limits: CaLimits
     health: CaHealth
+    entrance: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def account(self) -> str | None:
         """Give the account in the budget's words, where there is one."""
@@ -50,13 +52,12 @@ class Orders:
         self._budget = budget
         self._clock = clock
 
-    async def fill(self, authority: Authority, wanted: Wanted, orders: OpenOrders) -> Issued:
+    async def fill(self, authority: Authority, terms: CaTerms, wanted: Wanted, orders: OpenOrders) -> Issued:
         """Get a certificate, by the open order at this CA where there is one that is still of use.
 
         :raises AcmeError: the CA refused, or could not be reached.
         :raises BudgetSpent: its limits leave no room now.
         """
-        terms = await authority.ca.terms()
         account, names = _account(authority, terms.account_url), wanted.subject.names
         methods = await self._methods(wanted, terms)
         resumable = orders.at(authority.ca.directory_url)

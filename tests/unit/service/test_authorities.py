@@ -137,9 +137,12 @@ class ScriptedAcme(AcmeCa):
         self.registered = True
         self.refusals: list[Exception] = []
         self.hangs = False
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     async def terms(self) -> CaTerms:
         self.asked += 1
+        await self.gate.wait()
         if self.down:
             raise self.down
         return CaTerms(f"https://{self.identity}/account/1", (self.identity,))
@@ -334,6 +337,49 @@ class TestOrder:
             await time.advance(PATIENCE)
             assert (await issuing).directory_url == it.cas[1].directory_url
         assert it.health[0].closed_for > 0
+
+    async def test_who_waited_for_one_that_fails_goes_on_to_the_next_at_once(self) -> None:
+        it = Room(NO_LIMITS, NO_LIMITS)
+        it.cas[0].gate.clear()
+        it.cas[0].down = DOWN[0]
+        issuing = [asyncio.create_task(it.issue(want(f"{number}.a.com"))) for number in range(8)]
+        await settle()
+        it.cas[0].gate.set()
+        assert {issued.directory_url for issued in await asyncio.gather(*issuing)} == {it.cas[1].directory_url}
+        assert it.cas[0].asked == 1
+
+    async def test_after_a_pause_one_goes_first(self) -> None:
+        it = Room(NO_LIMITS, NO_LIMITS)
+        it.health[0].failed(DOWN[0], "x.com")
+        await it.clock.advance(16)
+        it.cas[0].gate.clear()
+        probe = asyncio.create_task(it.issue())
+        await settle()
+        for name in ("b.a.com", "c.a.com"):
+            assert (await it.issue(want(name))).directory_url == it.cas[1].directory_url
+        assert it.cas[0].asked == 1
+        it.cas[0].gate.set()
+        assert (await probe).directory_url == it.cas[0].directory_url
+        assert (await it.issue(want("b.a.com"))).directory_url == it.cas[0].directory_url
+
+    @pytest.mark.parametrize("how", ["it is cancelled", "there is no room", "CAA forbids it"])
+    async def test_one_that_tells_nothing_holds_up_nobody(self, how: str) -> None:
+        it = Room(replace(NO_LIMITS, per_exact_set=Limit(1, WEEK)))
+        await it.issue(want("full.a.com"))
+        it.dns.caas["no.a.com"] = [CaaRecord(0, "issue", ";")]
+        it.health[0].failed(DOWN[0], "x.com")
+        await it.clock.advance(16)
+        it.cas[0].gate.clear()
+        name = {"there is no room": "full.a.com", "CAA forbids it": "no.a.com"}.get(how, "a.com")
+        probe = asyncio.create_task(it.issue(want(name)))
+        await settle()
+        assert it.health[0].closed_for > 0
+        if how == "it is cancelled":
+            probe.cancel()
+        it.cas[0].gate.set()
+        [outcome] = await asyncio.gather(probe, return_exceptions=True)
+        assert isinstance(outcome, BaseException)
+        assert (await it.issue()).directory_url == it.cas[0].directory_url
 
     async def test_its_order_is_kept_beside_that_at_the_next(self) -> None:
         it, time = Room(NO_LIMITS, NO_LIMITS), LoopTime()

@@ -84,6 +84,53 @@ async def test_while_nothing_works_any_name_closes_it_again(health: CaHealth, cl
     assert health.closed_for == 30
 
 
+class TestProbe:
+    """After a pause one goes first, and the others wait to see what becomes of it."""
+
+    async def pause(self, health: CaHealth, clock: ManualClock) -> None:
+        health.failed(ERROR, "a.com")
+        await clock.advance(15)
+
+    async def test_while_it_works_there_is_none(self, health: CaHealth) -> None:
+        health.failed(STUMBLES[0], "a.com")
+        assert not health.admit()
+        assert health.closed_for == 0
+
+    async def test_others_wait_for_half_a_minute(self, health: CaHealth, clock: ManualClock) -> None:
+        await self.pause(health, clock)
+        assert health.admit()
+        assert health.closed_for == 30
+        await clock.advance(30)
+        assert health.closed_for == 0
+
+    async def test_where_it_fails_the_next_pause_is_longer(self, health: CaHealth, clock: ManualClock) -> None:
+        await self.pause(health, clock)
+        health.admit()
+        for _ in range(2):  # what else was under way fails beside it
+            health.failed(ERROR, "a.com")
+            health.undecided()
+            assert health.closed_for == 30
+        await clock.advance(30)
+        health.admit()
+        health.failed(ERROR, "a.com")
+        assert health.closed_for == 60
+
+    async def test_where_it_works_all_may_come(self, health: CaHealth, clock: ManualClock) -> None:
+        await self.pause(health, clock)
+        health.admit()
+        health.worked()
+        health.undecided()
+        assert health.closed_for == 0
+        assert not health.admit()
+
+    async def test_where_it_tells_nothing_another_one_may_be_made(self, health: CaHealth, clock: ManualClock) -> None:
+        await self.pause(health, clock)
+        health.admit()
+        health.undecided()
+        assert health.closed_for == 0
+        assert health.admit()
+
+
 @pytest.mark.parametrize(
     "error",
     [
