@@ -34,6 +34,7 @@
         │   └── ValidationFailed     the CA did not find a challenge's answer
         ├── PreflightFailed        the CA would have failed, so it was not asked
         └── ChallengeFailed        a challenge's answer could not be put in its place
+            └── NotPresented         the same, told with the name and the type of the challenge
 
 A message tells what happened, to which name or key, and what to do. None ever holds a private key, a token or a
 key authorization.
@@ -42,6 +43,7 @@ key authorization.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 
 
 class CertServerError(Exception):
@@ -201,13 +203,17 @@ class CaProblem(AcmeError):
     """The CA said no in a problem document (RFC 8555 section 6.7).
 
     ``type`` is the problem's short type (``rateLimited``) where it is one of ACME's, else its whole URI; ``status``
-    is the HTTP status.
+    is the HTTP status. ``everyone`` tells whether it holds whatever is asked for: it was said of the directory or of a
+    nonce, or it is a 429 that isn't about one of the CA's own limits, but of something before it.
     """
 
-    def __init__(self, message: str, *, type: str, status: int, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, type: str, status: int, retry_after: float | None = None, everyone: bool = False
+    ) -> None:
         super().__init__(message, retry_after=retry_after)
         self.type = type
         self.status = status
+        self.everyone = everyone or (status == HTTPStatus.TOO_MANY_REQUESTS and type != "rateLimited")
 
     @property
     def passing(self) -> bool:
@@ -236,6 +242,11 @@ class ValidationFailed(OrderFailed):
         self.challenge = challenge
         self.problem = problem
 
+    @property
+    def of_this_ca(self) -> bool:
+        """Whether it isn't about what the CA found, but its own trouble, or that it may not: another CA may do."""
+        return self.problem in ("caa", "rejectedIdentifier", "serverInternal", "rateLimited")
+
 
 class PreflightFailed(AcmeError):
     """What the CA would look at says that it would refuse, so it was not asked: addresses, or CAA."""
@@ -243,3 +254,15 @@ class PreflightFailed(AcmeError):
 
 class ChallengeFailed(AcmeError):
     """A challenge's answer could not be put in its place: a DNS provider refused, or its servers don't show it."""
+
+
+class NotPresented(ChallengeFailed):
+    """A challenge's answer could not be put in its place, so the CA was not asked to look: another type may do.
+
+    ``name`` is the name as it was ordered, ``challenge`` the challenge's type (``dns-01``).
+    """
+
+    def __init__(self, message: str, *, name: str, challenge: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.challenge = challenge

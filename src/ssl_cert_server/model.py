@@ -102,8 +102,12 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class OpenOrder:
-    """An order at a CA that may still turn into a certificate, and the private key that its CSR is made with."""
+    """An order at a CA that may still turn into a certificate, and the private key that its CSR is made with.
+
+    ``placed_at`` is in Unix seconds; 0.0 where it isn't known.
+    """
 
     directory_url: str
     order_url: str
     key_pem: str = field(repr=False)
+    placed_at: float = 0.0

@@ -6,9 +6,9 @@ import asyncio
 from collections import defaultdict
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import AcmeError
+from ssl_cert_server.errors import OrderFailed
 from ssl_cert_server.model import Certificate, OpenOrder
-from ssl_cert_server.service.attempts import Issued, Wanted, ends_order
+from ssl_cert_server.service.attempts import Issued, Wanted
 from ssl_cert_server.service.open_orders import OpenOrders
 from tests.support.leaves import DAY, HOUR, make_certificate
 
@@ -47,9 +47,8 @@ class ScriptedCa:
                 await orders.keep(self.orders[-1])
             await self.gate.wait()
             return Issued(self._outcome(wanted.subject.names), DIRECTORY, "http-01")
-        except AcmeError as error:
-            if ends_order(error):
-                orders.forget(DIRECTORY)
+        except OrderFailed:
+            orders.forget(DIRECTORY)
             raise
         finally:
             self.running -= 1

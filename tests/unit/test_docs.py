@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_cert_server.acme import retry, transport
+from ssl_cert_server.acme import client, retry, transport
 from ssl_cert_server.challenges import client_hello, tlsalpn01, tlsalpn01_listener
 from ssl_cert_server.challenges.dns01 import changes
 from ssl_cert_server.dns import resolver
@@ -107,6 +107,7 @@ LIMITS = {
     "an issuance at one CA": f"{attempts.ISSUANCE_DEADLINE:.0f} s, and with dns-01 `propagation_timeout`",
     "a name's wait for its turn to be issued": f"{issuance._WAIT_DEADLINE:.0f} s",
     "one request to the CA": f"{transport.REQUEST_DEADLINE:.0f} s",
+    "the CA's directory, or a nonce": f"{client.ENTRY_DEADLINE:.0f} s",
     "one question to `ask`": f"{ask.SIDE_BY_SIDE} side by side",
     "verdicts of `ask` in memory": f"{ask._VERDICTS}",
     "preflight": f"{preflight.CHECK_DEADLINE:.0f} s",

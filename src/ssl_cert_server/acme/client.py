@@ -22,6 +22,12 @@ _DIRECTORY_LIFETIME = 24 * 3600.0
 _MAX_CONCURRENT = 16
 """Signed requests at once. Each needs a nonce, and Let's Encrypt gives 20 a second to an address."""
 
+ENTRY_DEADLINE = 8.0
+"""Seconds for the directory, or a nonce: small answers, made of nothing. Where they don't come, another CA waits."""
+
+_DIRECTORY_DEADLINE = 16.0
+"""Seconds for the directory with all that is tried again."""
+
 _MAX_NONCES = 20
 _PROMPT_NONCES = 3
 """Rejected nonces that are replaced at once; after these each further try waits a moment."""
@@ -45,11 +51,16 @@ class AcmeClient:
         self._directory: Directory | None = None
         self._directory_until = 0.0
         self._directory_lock = asyncio.Lock()
+        self._directory_failure: AcmeError | None = None
         self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
 
     async def directory(self) -> Directory:
         """Where things are; asked once a day, and again after a failure."""
-        return await with_retries(self._current_directory, self._clock)
+        try:
+            async with asyncio.timeout(_DIRECTORY_DEADLINE):
+                return await with_retries(self._current_directory, self._clock)
+        except TimeoutError as error:
+            raise CaUnreachable(f"{self._directory_url}: no directory within {_DIRECTORY_DEADLINE:g} s") from error
 
     async def new_account(
         self, key: AccountKey, contact: tuple[str, ...] = (), eab: ExternalAccount | None = None
@@ -87,7 +98,7 @@ class AcmeClient:
 
         async def attempt() -> Answer:
             answer = await self._exchange("GET", url)
-            _raise_refusal(answer)
+            _raise_refusal(answer, everyone=False)
             return answer
 
         answer = await with_retries(attempt, self._clock)
@@ -140,20 +151,31 @@ class AcmeClient:
         if nonce is not None:
             return nonce
         directory = await self._current_directory()
-        answer = await self._exchange("HEAD", directory.new_nonce)
-        _raise_refusal(answer)
+        answer = await self._exchange("HEAD", directory.new_nonce, deadline=ENTRY_DEADLINE)
+        _raise_refusal(answer, everyone=True)
         if answer.nonce is None:
             raise MalformedResponse("newNonce: no usable Replay-Nonce header")
         return answer.nonce
 
     async def _current_directory(self) -> Directory:
+        known_failure = self._directory_failure
         async with self._directory_lock:
-            if self._directory is None or self._clock.monotonic() >= self._directory_until:
-                answer = await self._exchange("GET", self._directory_url)
-                _raise_refusal(answer)
-                self._directory = Directory.parse(answer.decoded("directory"))
-                self._directory_until = self._clock.monotonic() + _DIRECTORY_LIFETIME
+            if self._directory is not None and self._clock.monotonic() < self._directory_until:
+                return self._directory
+            if self._directory_failure is not None and self._directory_failure is not known_failure:
+                raise self._directory_failure  # who waited for it meanwhile has waited long enough
+            try:
+                self._directory = await self._fetch_directory()
+            except AcmeError as error:
+                self._directory_failure = error
+                raise
+            self._directory_until = self._clock.monotonic() + _DIRECTORY_LIFETIME
             return self._directory
+
+    async def _fetch_directory(self) -> Directory:
+        answer = await self._exchange("GET", self._directory_url, deadline=ENTRY_DEADLINE)
+        _raise_refusal(answer, everyone=True)
+        return Directory.parse(answer.decoded("directory"))
 
     def _distrust_directory(self, error: AcmeError) -> None:
         # The CA may have moved a resource or ended a profile; a day of the same mistake would follow.
@@ -164,21 +186,35 @@ class AcmeClient:
             self._directory = None
 
     async def _exchange(
-        self, method: str, url: str, *, headers: dict[str, str] | None = None, content: bytes | None = None
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: dict[str, str] | None = None,
+        content: bytes | None = None,
+        deadline: float | None = None,
     ) -> Answer:
         # What a GET gives may come from a cache, its nonce too.
         seen = None if method == "GET" else self._seen
-        now = self._clock.now()
-        return await exchange(self._http, method, url, now=now, headers=headers, content=content, seen=seen)
+        return await exchange(
+            self._http,
+            method,
+            url,
+            now=self._clock.now(),
+            headers=headers,
+            content=content,
+            seen=seen,
+            deadline=deadline,
+        )
 
 
-def _refusal(answer: Answer) -> CaProblem | None:
+def _refusal(answer: Answer, *, everyone: bool = False) -> CaProblem | None:
     if answer.status < 400:
         return None
-    return ca_problem(answer.status, answer.body, retry_after=answer.retry_after)
+    return ca_problem(answer.status, answer.body, retry_after=answer.retry_after, everyone=everyone)
 
 
-def _raise_refusal(answer: Answer) -> None:
-    problem = _refusal(answer)
+def _raise_refusal(answer: Answer, *, everyone: bool) -> None:
+    problem = _refusal(answer, everyone=everyone)
     if problem is not None:
         raise problem

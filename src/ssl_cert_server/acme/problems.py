@@ -12,11 +12,11 @@ _MAX_FOREIGN = 200
 """Characters kept of a body that is no problem document: a proxy's HTML says little more than its status."""
 
 
-def ca_problem(status: int, body: bytes, *, retry_after: float | None) -> CaProblem:
-    """Turn an answer with an error status into the exception to raise."""
+def ca_problem(status: int, body: bytes, *, retry_after: float | None, everyone: bool = False) -> CaProblem:
+    """Turn an answer with an error status into the exception to raise; see CaProblem for ``everyone``."""
     problem = _parse(body)
     message = one_line(f"HTTP {status}: {problem.describe()}")
-    return CaProblem(message, type=problem.type, status=status, retry_after=retry_after)
+    return CaProblem(message, type=problem.type, status=status, retry_after=retry_after, everyone=everyone)
 
 
 def _parse(body: bytes) -> Problem:

@@ -92,17 +92,19 @@ async def exchange(
     headers: Mapping[str, str] | None = None,
     content: bytes | None = None,
     seen: SeenNonces | None = None,
+    deadline: float | None = None,
 ) -> Answer:
-    """Send a request and read the whole answer, whatever its status.
+    """Send a request and read the whole answer, whatever its status, within ``deadline`` or REQUEST_DEADLINE (seconds).
 
     An answer whose nonce is in ``seen`` belongs to an earlier request; its connection is not used again.
 
     :raises CaUnreachable: nothing usable came back.
     :raises MalformedResponse: a redirect, or an answer that is too long or compressed.
     """
+    deadline = deadline or REQUEST_DEADLINE
     try:
         async with (
-            asyncio.timeout(REQUEST_DEADLINE),
+            asyncio.timeout(deadline),
             http.stream(
                 method, url, headers={**HEADERS, **(headers or {})}, content=content, follow_redirects=False
             ) as response,
@@ -113,7 +115,7 @@ async def exchange(
                 raise CaUnreachable(f"{_where(method, url)}: the answer to an earlier request came again")
             return await _read(response, url, now)
     except TimeoutError as error:
-        raise CaUnreachable(f"{_where(method, url)}: no answer within {REQUEST_DEADLINE:g} s") from error
+        raise CaUnreachable(f"{_where(method, url)}: no answer within {deadline:g} s") from error
     except FAILURES as error:
         raise CaUnreachable(f"{_where(method, url)}: {reason_of(error)}") from error
     except MalformedResponse as error:

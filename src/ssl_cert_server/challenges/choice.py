@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ssl_cert_server.acme.authorize import ChallengeChoice, ChallengeSolver
 from ssl_cert_server.challenges.dns01.solver import Dns01
-from ssl_cert_server.errors import PreflightFailed
+from ssl_cert_server.errors import ChallengeFailed, NotPresented, PreflightFailed
 from ssl_cert_server.pki.names import is_ip
 
 
@@ -65,7 +65,7 @@ def _nothing(name: str, obstacle: str | None) -> str:
 
 
 class _Noting:
-    """A solver that notes that it was used for ``ordered``."""
+    """A solver that notes that it was used for ``ordered``, and says so where it fails."""
 
     def __init__(self, solver: ChallengeSolver, ordered: str, used: dict[str, str]) -> None:
         self.type = solver.type
@@ -75,7 +75,10 @@ class _Noting:
 
     async def present(self, name: str, token: str, key_authorization: str) -> None:
         self._used[self._ordered] = self.type
-        await self._solver.present(name, token, key_authorization)
+        try:
+            await self._solver.present(name, token, key_authorization)
+        except ChallengeFailed as error:
+            raise NotPresented(str(error), name=self._ordered, challenge=self.type) from error
 
     async def cleanup(self, name: str, token: str) -> None:
         await self._solver.cleanup(name, token)

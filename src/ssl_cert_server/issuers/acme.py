@@ -28,6 +28,13 @@ _log = structlog.get_logger()
 
 _T = TypeVar("_T")
 
+_DOUBTED_FOR = 3_600.0
+"""Seconds for which no refusal ends an order. A CA's replica that lags behind, or a filter before it, refuses what is
+well; the certificate may have been issued, and ordered anew it would count as another one."""
+
+_FILTERED_FOR = 86_400.0
+"""The same, where the words aren't the CA's: a new order would meet the same filter."""
+
 KeepOrder = Callable[[OpenOrder], Awaitable[None]]
 
 
@@ -95,7 +102,7 @@ class AcmeCa:
         key = await asyncio.to_thread(generate_key, self._settings.key_types[family])
 
         async def keep(url: str) -> None:
-            await on_order(OpenOrder(self.directory_url, url, key_to_pem(key).decode("ascii")))
+            await on_order(OpenOrder(self.directory_url, url, key_to_pem(key).decode("ascii"), self._clock.now()))
 
         async def work(session: AcmeSession) -> bytes:
             return await obtain(
@@ -136,7 +143,7 @@ class AcmeCa:
         except (OrderFailed, InvalidCertificate) as error:
             reason = str(error)
         except CaProblem as error:
-            if error.passing:
+            if not _is_over(order, error, self._clock.now()):
                 raise
             reason = str(error)
         _log.info("acme.order.abandoned", names=list(names), order=order.order_url, reason=reason)
@@ -170,3 +177,12 @@ class AcmeCa:
             if not await self._account.mend(session, error):
                 raise
         return await work(await self._account.session())
+
+
+def _is_over(order: OpenOrder, problem: CaProblem, now: float) -> bool:
+    """Tell whether an order that the CA refuses to go on with is of no use any more, and not refused by mistake."""
+    if problem.type == "accountDoesNotExist":
+        return True
+    doubted_for = _FILTERED_FOR if problem.passing else _DOUBTED_FOR
+    # One from the future was noted by a clock that ran ahead.
+    return problem.status < 429 and not 0 <= now - order.placed_at < doubted_for

@@ -12,12 +12,10 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import (
     AcmeError,
     BackingOff,
-    CaProblem,
     CaTooSlow,
     CertServerError,
     InvalidCertificate,
     LeaseLost,
-    OrderFailed,
     StorageError,
     Unavailable,
 )
@@ -25,7 +23,7 @@ from ssl_cert_server.model import Certificate, OpenOrder, Permission, Subject
 from ssl_cert_server.pki.x509 import check_covers, check_not_expired
 from ssl_cert_server.service.backoff import retry_at
 from ssl_cert_server.service.budget.planner import Priority
-from ssl_cert_server.service.ca_health import is_trouble
+from ssl_cert_server.service.ca_health import is_trouble, may_be_the_names
 from ssl_cert_server.service.open_orders import OpenOrders
 from ssl_cert_server.service.records import IssuedRecord, load_record, save_record
 from ssl_cert_server.service.state import NameState, backing_off, save_state
@@ -40,6 +38,9 @@ _STORE_TRIES = 5
 _NOTED_EVERY = 60.0
 _TROUBLE_STEPS = 2
 """A CA's own trouble doesn't send a name into the longest back-off: it would sleep on when the CA is back."""
+
+_DOUBTFUL_STEPS = 3
+"""Where the trouble may be with the name alone, it is tried seldom enough to waste few of the orders of the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +167,15 @@ class Attempts:
 
     async def _failed(self, subject: Subject, state: NameState, error: Exception, lease: Lease) -> BackingOff:
         name, now = subject.names[0], self._clock.now()
-        trouble = is_trouble(error)
-        failures = state.failures if trouble else state.failures + 1
-        steps = min(state.failures + 1, _TROUBLE_STEPS) if trouble else failures
+        failures, troubles = state.failures, state.troubles
+        if may_be_the_names(error):
+            troubles += 1
+            steps = min(failures + troubles, _DOUBTFUL_STEPS)
+        elif is_trouble(error):
+            steps = min(failures + 1, _TROUBLE_STEPS)
+        else:
+            failures += 1
+            steps = failures
         retry_after = error.retry_after if isinstance(error, AcmeError) else None
         failed = NameState(
             failures=failures,
@@ -176,6 +183,7 @@ class Attempts:
             retry_at=retry_at(steps, now, self._clock.random(), retry_after),
             error=str(error),
             orders=state.orders,
+            troubles=troubles,
         )
         await save_state(self._storage, subject.cert_key, failed, lease)
         _log.error("certificate.failed", name=name, failures=failures, retry_at=int(failed.retry_at), reason=str(error))
@@ -213,8 +221,3 @@ class Attempts:
         )
         await save_record(self._storage, subject.cert_key, record, lease)
         await save_state(self._storage, subject.cert_key, NameState(), lease)
-
-
-def ends_order(error: Exception) -> bool:
-    """Tell whether an order can't become a certificate any more, as far as its failure tells."""
-    return isinstance(error, OrderFailed | InvalidCertificate) or (isinstance(error, CaProblem) and not error.passing)

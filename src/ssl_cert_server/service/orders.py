@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
+from http import HTTPStatus
 
 import structlog
 
@@ -10,10 +12,10 @@ from ssl_cert_server.acme.ari import ari_id
 from ssl_cert_server.acme.authorize import ChallengeChoice
 from ssl_cert_server.challenges.choice import Challenges
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import AcmeError, BudgetSpent, CaProblem, ValidationFailed
+from ssl_cert_server.errors import AcmeError, BudgetSpent, CaProblem, NotPresented, OrderFailed, ValidationFailed
 from ssl_cert_server.issuers.acme import AcmeCa, CaTerms
 from ssl_cert_server.model import Certificate, OpenOrder
-from ssl_cert_server.service.attempts import Issued, Wanted, ends_order
+from ssl_cert_server.service.attempts import Issued, Wanted
 from ssl_cert_server.service.budget.limits import CaLimits
 from ssl_cert_server.service.budget.planner import Budget, OrderKind, Taken
 from ssl_cert_server.service.ca_health import CaHealth, is_trouble
@@ -28,11 +30,12 @@ Methods = dict[str, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A CA with the limits to stay within and its state of health."""
+    """A CA with the limits to stay within, its state of health, and the entrance that is passed one by one."""
 
     ca: AcmeCa
     limits: CaLimits
     health: CaHealth
+    entrance: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def account(self) -> str | None:
         """Give the account in the budget's words, where there is one."""
@@ -49,13 +52,12 @@ class Orders:
         self._budget = budget
         self._clock = clock
 
-    async def fill(self, authority: Authority, wanted: Wanted, orders: OpenOrders) -> Issued:
+    async def fill(self, authority: Authority, terms: CaTerms, wanted: Wanted, orders: OpenOrders) -> Issued:
         """Get a certificate, by the open order at this CA where there is one that is still of use.
 
         :raises AcmeError: the CA refused, or could not be reached.
         :raises BudgetSpent: its limits leave no room now.
         """
-        terms = await authority.ca.terms()
         account, names = _account(authority, terms.account_url), wanted.subject.names
         methods = await self._methods(wanted, terms)
         resumable = orders.at(authority.ca.directory_url)
@@ -68,14 +70,22 @@ class Orders:
                     choice = self._challenges.among(methods, used)
                     certificate = await authority.ca.resume(names, choice, resumable)
                 if certificate is None:
+                    orders.forget(authority.ca.directory_url)
                     choice = self._challenges.among(methods, used)
                     certificate = await self._order(authority, account, wanted, choice, orders)
                 # Nothing was presented where the CA knew the names well enough.
                 return Issued(certificate, authority.ca.directory_url, used.get(names[0], ""))
             except ValidationFailed as error:
+                # Whatever the reason, CAs count it.
                 await self._budget.authorization_failed(account, authority.limits, error.name)
+                if error.of_this_ca:
+                    raise
                 methods = _without(methods, error)
                 resumable, failed = None, error
+            except NotPresented as error:
+                methods = _without(methods, error)
+                # All is presented before anything is answered: the order is as good as it was.
+                resumable = orders.at(authority.ca.directory_url)
             except BudgetSpent:
                 if failed is None:
                     raise
@@ -115,9 +125,11 @@ class Orders:
 
     async def _settle(self, taken: Taken, error: AcmeError, *, placed: bool) -> None:
         """Put back what a failed order did not cost: a CA's bad hour must not use up a week's certificates."""
-        if placed and not ends_order(error):
-            return  # a certificate may come of it yet
-        if placed or is_trouble(error):  # of an order whose answer was lost nobody knows, so it counts as one
+        if placed and not isinstance(error, OrderFailed):
+            return  # a certificate may come of it yet, or was issued already
+        # Of an order whose answer was lost nobody knows, so it counts as one; a refusal is an answer.
+        refused = isinstance(error, CaProblem) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR
+        if placed or (is_trouble(error) and not refused):
             await self._budget.order_failed(taken)
         else:
             await self._budget.give_back(taken)
@@ -157,10 +169,10 @@ def _account(authority: Authority, account_url: str) -> str:
     return f"{authority.ca.directory_url} {account_url}"
 
 
-def _without(methods: Methods, error: ValidationFailed) -> Methods:
+def _without(methods: Methods, error: ValidationFailed | NotPresented) -> Methods:
     """Go on without the challenge type that failed.
 
-    :raises ValidationFailed: no other one is left for the name, or none that was tried here failed.
+    :raises ValidationFailed, NotPresented: no other one is left for the name, or none that was tried here failed.
     """
     tried = methods.get(error.name, ())
     left = tuple(kind for kind in tried if kind != error.challenge)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import structlog
@@ -18,6 +19,7 @@ _log = structlog.get_logger()
 class NameState:
     """Times are Unix seconds; ``failed_at`` and ``error`` are of the last failure, in words that may be shown.
 
+    ``troubles`` counts the failures, in a row, of which nobody knows whether they are the name's or its CA's.
     ``expected_at`` is when what only waits (for room in a budget, for a CA that is down) may go on; nothing that comes
     before then is refused for it.
     """
@@ -28,6 +30,7 @@ class NameState:
     error: str = ""
     orders: tuple[OpenOrder, ...] = ()
     expected_at: float = 0.0
+    troubles: int = 0
 
 
 def check_not_backing_off(name: str, state: NameState, now: float) -> None:
@@ -84,8 +87,18 @@ def _parse(stored: bytes) -> NameState:
         failed_at=float(fields.get("failed_at", 0.0)),
         retry_at=float(fields["retry_at"]),
         error=str(fields["error"]),
-        orders=tuple(OpenOrder(**{key: str(value) for key, value in order.items()}) for order in orders),
+        orders=tuple(map(_order, orders)),
         expected_at=float(fields.get("expected_at", 0.0)),
+        troubles=int(fields.get("troubles", 0)),
+    )
+
+
+def _order(fields: Mapping[str, object]) -> OpenOrder:
+    return OpenOrder(
+        directory_url=str(fields["directory_url"]),
+        order_url=str(fields["order_url"]),
+        key_pem=str(fields["key_pem"]),
+        placed_at=float(str(fields.get("placed_at", 0.0))),
     )
 
 

@@ -16,6 +16,7 @@ from ssl_cert_server.acme.nonces import NoncePool
 from ssl_cert_server.errors import AcmeError, CaProblem, CaUnreachable, MalformedResponse
 from tests.support.clock import AutoClock
 from tests.support.fake_ca import BASE, Cut, FakeCa, problem
+from tests.support.loop_time import LoopTime
 from tests.unit.acme.conftest import Bench
 
 DAY = 24 * 3600
@@ -71,6 +72,45 @@ async def test_directory_is_asked_again_after_a_failure(bench: Bench, faults: li
     assert bench.ca.requests[0] == "directory"
 
 
+async def test_who_waits_for_the_directory_hears_of_its_failure_too() -> None:
+    """One after the other each would meet the same."""
+    ca = FakeCa()
+    ca.fail("directory", *[httpx2.ConnectError("refused")] * 100)
+    async with httpx2.AsyncClient(transport=ca) as http:
+        client = AcmeClient(ca.directory_url, http, AutoClock())
+        outcomes = await asyncio.gather(*(client.directory() for _ in range(20)), return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {CaUnreachable}
+        assert len(ca.requests) == 4
+        ca.faults.clear()
+        assert (await client.directory()).new_order == f"{BASE}/newOrder"
+
+
+async def test_a_directory_that_never_comes_is_given_up_soon() -> None:
+    ca, time = FakeCa(hang="directory"), LoopTime()
+    async with httpx2.AsyncClient(transport=ca) as http:
+        client = AcmeClient(ca.directory_url, http, AutoClock())
+        asking = [asyncio.create_task(client.directory()) for _ in range(3)]
+        await ca.reached_hang.wait()
+        for _ in range(2):
+            await time.advance(8)
+        for outcome in await asyncio.gather(*asking, return_exceptions=True):
+            assert isinstance(outcome, CaUnreachable)
+        assert ca.requests == ["directory"] * 2
+
+
+async def test_a_nonce_that_never_comes_is_given_up_soon() -> None:
+    ca, time = FakeCa(hang="newNonce"), LoopTime()
+    async with httpx2.AsyncClient(transport=ca) as http:
+        client = AcmeClient(ca.directory_url, http, AutoClock())
+        url = (await client.directory()).new_order
+        asking = asyncio.create_task(client.post(url, b"{}", key=AccountKey.generate(), kid=None, attempts=2))
+        await ca.reached_hang.wait()
+        for _ in range(2):
+            await time.advance(8)
+        with pytest.raises(CaUnreachable, match="no answer within 8 s"):
+            await asking
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"newNonce": 1}', b"[" * 100_000, b"\xff"])
 async def test_directory_that_is_none(body: bytes) -> None:
     ca = FakeCa()
@@ -80,6 +120,18 @@ async def test_directory_that_is_none(body: bytes) -> None:
         with pytest.raises(MalformedResponse, match="directory: "):
             await client.directory()
         assert (await client.directory()).new_order == f"{BASE}/newOrder"
+
+
+@pytest.mark.parametrize("status", [403, 429, 500])
+@pytest.mark.parametrize("step", ["directory", "newNonce", "newAccount"])
+async def test_what_is_said_of_directory_and_nonces_holds_for_everyone(step: str, status: int) -> None:
+    ca = FakeCa()
+    ca.fail(step, *[problem("serverInternal", status=status) for _ in range(8)])
+    async with httpx2.AsyncClient(transport=ca) as http:
+        client = AcmeClient(ca.directory_url, http, AutoClock())
+        with pytest.raises(CaProblem) as caught:
+            await client.new_account(AccountKey.generate())
+    assert caught.value.everyone == (step != "newAccount" or status == 429)
 
 
 # --- nonces

@@ -8,7 +8,7 @@ from ssl_cert_server.challenges.choice import Challenges
 from ssl_cert_server.challenges.dns01.solver import Dns01
 from ssl_cert_server.challenges.dns01.zones import ZoneProvider
 from ssl_cert_server.challenges.http01 import Http01Responder
-from ssl_cert_server.errors import PreflightFailed
+from ssl_cert_server.errors import NotPresented, PreflightFailed
 from tests.support.clock import ManualClock
 from tests.support.fake_dns import FakeDns, ScriptedProvider
 from tests.support.faulty_storage import FaultyStorage
@@ -100,3 +100,13 @@ async def test_an_address_is_never_asked_for(alone: Challenges, beside: Challeng
 async def test_without_dns_01_nothing_is_asked() -> None:
     with pytest.raises(PreflightFailed, match=r"wildcards need challenges\.dns01$"):
         await Challenges(direct=(), dns01=None).possible(f"*.{SHOP}")
+
+
+async def test_an_answer_that_cannot_be_put_in_place_tells_of_its_name_and_type(
+    dns: FakeDns, alone: Challenges
+) -> None:
+    [solver] = alone.among({f"*.{SHOP}": ("dns-01",)}, {})(f"*.{SHOP}")
+    dns.aliases = {RECORD: RECORD}
+    with pytest.raises(NotPresented, match="in a circle") as failure:
+        await solver.present(SHOP, "token", "token.thumbprint")
+    assert (failure.value.name, failure.value.challenge) == (f"*.{SHOP}", "dns-01")

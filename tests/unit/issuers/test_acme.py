@@ -19,11 +19,11 @@ from ssl_cert_server.errors import AcmeError, CaProblem, CaUnreachable, OrderFai
 from ssl_cert_server.issuers.acme import AcmeCa, CaSettings, CaTerms
 from ssl_cert_server.model import Certificate, KeyFamily, KeyType, OpenOrder
 from ssl_cert_server.pki.keys import generate_key, key_to_pem
-from tests.support.clock import AutoClock
+from tests.support.clock import START, AutoClock
 from tests.support.fake_ca import FakeCa, problem
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaks import assert_no_key
-from tests.support.leaves import make_certificate
+from tests.support.leaves import DAY, HOUR, make_certificate
 from tests.unit.issuers.conftest import MakePlace, Place
 
 NAME = "a.example"
@@ -127,18 +127,34 @@ def of_no_use(fake_ca: FakeCa, how: str, order: OpenOrder) -> OpenOrder:
             fake_ca.orders[0].status = "invalid"
         case "forgotten by the CA":
             fake_ca.fail("order", problem("malformed", "no such order", status=404))
+            return replace(order, placed_at=START - HOUR)
         case "refused":
             fake_ca.fail("order", problem("unauthorized", "not your order", status=403))
+            return replace(order, placed_at=START - HOUR)
+        case "refused by something before the CA":
+            fake_ca.fail("order", httpx2.Response(403, content=b"<html>blocked"))
+            return replace(order, placed_at=START - DAY)
+        case "noted by a clock that ran ahead":
+            fake_ca.fail("order", problem("malformed", "no such order", status=404))
+            return replace(order, placed_at=START + DAY)
         case "its key is damaged":
-            return OpenOrder(order.directory_url, order.order_url, "garbage")
+            return replace(order, key_pem="garbage")
         case "finalized with another key":
-            key = key_to_pem(generate_key(KeyType.ECDSA_P256)).decode()
-            return OpenOrder(order.directory_url, order.order_url, key)
+            return replace(order, key_pem=key_to_pem(generate_key(KeyType.ECDSA_P256)).decode())
     return order
 
 
 @pytest.mark.parametrize(
-    "how", ["invalid", "forgotten by the CA", "refused", "its key is damaged", "finalized with another key"]
+    "how",
+    [
+        "invalid",
+        "forgotten by the CA",
+        "refused",
+        "refused by something before the CA",
+        "noted by a clock that ran ahead",
+        "its key is damaged",
+        "finalized with another key",
+    ],
 )
 async def test_an_order_of_no_use_is_given_up_for_a_new_one(issuance: Issuance, fake_ca: FakeCa, how: str) -> None:
     await issuance.issue()
@@ -151,6 +167,31 @@ async def test_an_order_of_no_use_is_given_up_for_a_new_one(issuance: Issuance, 
     [abandoned] = [log for log in logs if log["event"] == "acme.order.abandoned"]
     assert abandoned["names"] == [NAME]
     assert abandoned["reason"]
+
+
+REFUSALS = {
+    "a replica that lags behind": lambda: problem("malformed", "no such order", status=404),
+    "a filter in the CA's words": lambda: problem("unauthorized", "no", status=403),
+    "a filter": lambda: httpx2.Response(403, content=b"<html>blocked"),
+}
+
+
+@pytest.mark.parametrize("step", ["authz", "order", "certificate"])
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_young_order_that_is_refused_is_not_given_up(
+    issuance: Issuance, fake_ca: FakeCa, step: str, refusal: str
+) -> None:
+    """It is well, and the CA may have issued: each new one would count as another certificate."""
+    fake_ca.fail(step, *[REFUSALS[refusal]() for _ in range(3)])
+    with pytest.raises(CaProblem):
+        await issuance.issue()
+    [order] = issuance.orders
+    for _ in range(2):
+        with pytest.raises(CaProblem):
+            await issuance.issue(order)
+    certificate = await issuance.issue(replace(order, placed_at=START - HOUR + 60))
+    assert certificate.key_pem.decode() == order.key_pem
+    assert len(fake_ca.orders) == 1
 
 
 async def test_an_order_whose_challenge_fails_is_told_as_such(issuance: Issuance, fake_ca: FakeCa) -> None:

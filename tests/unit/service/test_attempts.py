@@ -10,6 +10,7 @@ from ssl_cert_server.errors import (
     BackingOff,
     BudgetSpent,
     CaProblem,
+    CaUnreachable,
     ChallengeFailed,
     LeaseLost,
     PreflightFailed,
@@ -113,8 +114,22 @@ async def test_what_is_the_cas_own_does_not_count_and_waits_ten_minutes_at_most(
     it: Room, before: int, wait: float
 ) -> None:
     it.clock.chance = 0.0
-    state = await it.fail(CaProblem("down", type="serverInternal", status=500), NameState(failures=before))
-    assert (state.failures, state.retry_at) == (before, START + wait)
+    state = await it.fail(CaUnreachable("down"), NameState(failures=before, troubles=1))
+    assert (state.failures, state.troubles, state.retry_at) == (before, 1, START + wait)
+
+
+async def test_what_may_be_the_names_own_after_all_waits_longer_each_time(it: Room) -> None:
+    """One that the CA always fails at was ordered every minute, for ever, at the cost of the others' orders."""
+    it.clock.chance = 0.0
+    state, waits = NOTHING, []
+    for _ in range(5):
+        state = await it.fail(CaProblem("oops", type="serverInternal", status=500), state)
+        waits.append(state.retry_at - it.clock.now())
+        it.clock.jump(waits[-1])
+    assert waits == [60, 600, 6000, 6000, 6000]
+    assert (state.failures, state.troubles) == (0, 5)
+    await it.make(state)
+    assert await it.state() == NOTHING
 
 
 async def test_an_order_whose_challenge_failed_is_not_gone_on_with(it: Room) -> None:

@@ -35,7 +35,7 @@ from ssl_cert_server.service.attempts import Issued, Predecessor, Wanted
 from ssl_cert_server.service.authorities import Authorities
 from ssl_cert_server.service.budget.limits import NO_LIMITS, CaLimits, Limit
 from ssl_cert_server.service.budget.planner import Budget, Priority
-from ssl_cert_server.service.ca_health import CaHealth, is_trouble
+from ssl_cert_server.service.ca_health import CaHealth, is_trouble, may_be_the_names
 from ssl_cert_server.service.open_orders import OpenOrders
 from ssl_cert_server.service.orders import Authority, Orders
 from ssl_cert_server.service.preflight import Preflight
@@ -50,13 +50,14 @@ PATIENCE = 300.0
 REFUSED = CaProblem("the CA said no", type="rejectedIdentifier", status=403)
 DOWN = [
     CaUnreachable("connection refused"),
-    CaProblem("down", type="serverInternal", status=503),
+    CaProblem("down", type="serverInternal", status=503, retry_after=5),
 ]
+STUMBLE = CaProblem("oops", type="serverInternal", status=500)
 ONE_ORDER = replace(NO_LIMITS, new_orders=Limit(1, HOUR))
 
 
-def not_found(challenge: str, name: str = "a.com") -> ValidationFailed:
-    return ValidationFailed(f"{name}: nothing there", name=name, challenge=challenge, problem="connection")
+def not_found(challenge: str, name: str = "a.com", *, problem: str = "connection") -> ValidationFailed:
+    return ValidationFailed(f"{name}: nothing there", name=name, challenge=challenge, problem=problem)
 
 
 def want(*names: str, permission: Permission = Permission.LISTED, predecessor: Predecessor | None = None) -> Wanted:
@@ -91,9 +92,12 @@ class Zones(Dns01):
 
     def __init__(self) -> None:
         """Without the rest of it."""
+        self.broken = False
 
     async def present(self, name: str, token: str, key_authorization: str) -> None:
         """As above."""
+        if self.broken:
+            raise ChallengeFailed("the provider refused")
 
     def handles(self, name: str) -> bool:
         return f".{name}".endswith(".a.com")
@@ -133,9 +137,12 @@ class ScriptedAcme(AcmeCa):
         self.registered = True
         self.refusals: list[Exception] = []
         self.hangs = False
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     async def terms(self) -> CaTerms:
         self.asked += 1
+        await self.gate.wait()
         if self.down:
             raise self.down
         return CaTerms(f"https://{self.identity}/account/1", (self.identity,))
@@ -191,7 +198,8 @@ class Room:
         self.cas = [ScriptedAcme(number) for number in range(1, len(limits) + 1)]
         self.health = [CaHealth(self.clock) for _ in self.cas]
         self.kept: list[OpenOrder] = []
-        challenges = Challenges(direct=[Solver("http-01"), Solver("tls-alpn-01")], dns01=Zones())
+        self.zones = Zones()
+        challenges = Challenges(direct=[Solver("http-01"), Solver("tls-alpn-01")], dns01=self.zones)
         budget = Budget(self.storage, self.clock)
         self.authorities = Authorities(
             [Authority(ca, given, health) for ca, given, health in zip(self.cas, limits, self.health, strict=True)],
@@ -254,6 +262,21 @@ class TestOrder:
         await it.clock.advance(16)
         assert (await it.issue()).directory_url == it.cas[0].directory_url
 
+    async def test_one_name_that_it_always_fails_at_keeps_no_others_from_it(self) -> None:
+        it = Room(NO_LIMITS, NO_LIMITS)
+        for _ in range(10):
+            it.cas[0].refusals = [STUMBLE]
+            assert (await it.issue(want("bad.a.com"))).directory_url == it.cas[1].directory_url
+        assert (await it.issue()).directory_url == it.cas[0].directory_url
+
+    async def test_where_all_stumble_over_it_the_name_may_be_why(self) -> None:
+        it = Room(NO_LIMITS, NO_LIMITS)
+        for ca in it.cas:
+            ca.refusals = [STUMBLE]
+        with pytest.raises(AcmeError, match="oops; oops") as failure:
+            await it.issue()
+        assert may_be_the_names(failure.value)
+
     async def test_a_refusal_leads_to_the_next_and_closes_nothing(self) -> None:
         it = Room(NO_LIMITS, NO_LIMITS)
         it.cas[0].outcomes = [REFUSED]
@@ -273,8 +296,8 @@ class TestOrder:
 
     async def test_when_all_are_closed_nobody_is_asked(self) -> None:
         it = Room(NO_LIMITS, NO_LIMITS)
-        it.health[0].failed(AcmeError("down", retry_after=300))
-        it.health[1].failed(AcmeError("down", retry_after=200))
+        it.health[0].failed(AcmeError("down", retry_after=300), "x.com")
+        it.health[1].failed(AcmeError("down", retry_after=200), "x.com")
         with pytest.raises(CaClosed, match=r"a\.com: every CA failed lately") as closed:
             await it.issue()
         assert closed.value.retry_after == 200
@@ -282,7 +305,7 @@ class TestOrder:
 
     async def test_where_the_only_one_fails_its_own_words_come_out(self) -> None:
         it = Room(NO_LIMITS, NO_LIMITS)
-        it.health[0].failed(AcmeError("down"))
+        it.health[0].failed(AcmeError("down"), "x.com")
         it.cas[1].outcomes = [REFUSED]
         with pytest.raises(CaProblem) as failure:
             await it.issue()
@@ -303,16 +326,60 @@ class TestOrder:
         with pytest.raises(AcmeError, match="connection refused; down") as failure:
             await it.issue()
         assert is_trouble(failure.value)
+        assert not may_be_the_names(failure.value)
 
     async def test_one_that_hangs_keeps_nobody_from_the_next(self) -> None:
         it, time = Room(NO_LIMITS, NO_LIMITS), LoopTime()
         it.cas[0].hangs = True
-        for _ in range(3):
-            issuing = asyncio.create_task(it.issue())
+        for name in ("a.com", "b.com", "c.com"):
+            issuing = asyncio.create_task(it.issue(want(name)))
             await settle()
             await time.advance(PATIENCE)
             assert (await issuing).directory_url == it.cas[1].directory_url
         assert it.health[0].closed_for > 0
+
+    async def test_who_waited_for_one_that_fails_goes_on_to_the_next_at_once(self) -> None:
+        it = Room(NO_LIMITS, NO_LIMITS)
+        it.cas[0].gate.clear()
+        it.cas[0].down = DOWN[0]
+        issuing = [asyncio.create_task(it.issue(want(f"{number}.a.com"))) for number in range(8)]
+        await settle()
+        it.cas[0].gate.set()
+        assert {issued.directory_url for issued in await asyncio.gather(*issuing)} == {it.cas[1].directory_url}
+        assert it.cas[0].asked == 1
+
+    async def test_after_a_pause_one_goes_first(self) -> None:
+        it = Room(NO_LIMITS, NO_LIMITS)
+        it.health[0].failed(DOWN[0], "x.com")
+        await it.clock.advance(16)
+        it.cas[0].gate.clear()
+        probe = asyncio.create_task(it.issue())
+        await settle()
+        for name in ("b.a.com", "c.a.com"):
+            assert (await it.issue(want(name))).directory_url == it.cas[1].directory_url
+        assert it.cas[0].asked == 1
+        it.cas[0].gate.set()
+        assert (await probe).directory_url == it.cas[0].directory_url
+        assert (await it.issue(want("b.a.com"))).directory_url == it.cas[0].directory_url
+
+    @pytest.mark.parametrize("how", ["it is cancelled", "there is no room", "CAA forbids it"])
+    async def test_one_that_tells_nothing_holds_up_nobody(self, how: str) -> None:
+        it = Room(replace(NO_LIMITS, per_exact_set=Limit(1, WEEK)))
+        await it.issue(want("full.a.com"))
+        it.dns.caas["no.a.com"] = [CaaRecord(0, "issue", ";")]
+        it.health[0].failed(DOWN[0], "x.com")
+        await it.clock.advance(16)
+        it.cas[0].gate.clear()
+        name = {"there is no room": "full.a.com", "CAA forbids it": "no.a.com"}.get(how, "a.com")
+        probe = asyncio.create_task(it.issue(want(name)))
+        await settle()
+        assert it.health[0].closed_for > 0
+        if how == "it is cancelled":
+            probe.cancel()
+        it.cas[0].gate.set()
+        [outcome] = await asyncio.gather(probe, return_exceptions=True)
+        assert isinstance(outcome, BaseException)
+        assert (await it.issue()).directory_url == it.cas[0].directory_url
 
     async def test_its_order_is_kept_beside_that_at_the_next(self) -> None:
         it, time = Room(NO_LIMITS, NO_LIMITS), LoopTime()
@@ -365,9 +432,16 @@ class TestOpenOrders:
         assert it.cas[1].resumed == [order.order_url]
         assert it.ordered == [0, 1]
 
+    async def test_one_of_no_use_is_forgotten_though_the_next_is_refused(self) -> None:
+        it = Room(NO_LIMITS)
+        it.cas[0].refusals = [REFUSED]
+        with pytest.raises(CaProblem):
+            await it.issue(order=self.order(it.cas[0]))
+        assert it.open.all == ()
+
     async def test_while_that_ca_is_closed_another_one_takes_it(self) -> None:
         it = Room(NO_LIMITS, NO_LIMITS)
-        it.health[1].failed(AcmeError("down"))
+        it.health[1].failed(AcmeError("down"), "x.com")
         assert (await it.issue(order=self.order(it.cas[1]))).directory_url == it.cas[0].directory_url
         assert [ca.resumed for ca in it.cas] == [[], []]
 
@@ -419,6 +493,24 @@ class TestChallenges:
         assert it.ordered == [2, 0]
         assert it.health[0].closed_for == 0
 
+    @pytest.mark.parametrize("problem", ["caa", "rejectedIdentifier", "serverInternal", "rateLimited"])
+    async def test_what_is_of_the_ca_itself_leads_to_the_next_ca_and_to_no_other_type(self, problem: str) -> None:
+        it = Room(NO_LIMITS, NO_LIMITS)
+        it.cas[0].outcomes = [not_found("http-01", problem=problem)]
+        issued = await it.issue()
+        assert (issued.directory_url, issued.challenge) == (it.cas[1].directory_url, "http-01")
+        assert it.ordered == [1, 1]
+
+    @pytest.mark.parametrize(("problem", "trouble"), [("caa", False), ("rateLimited", False), ("serverInternal", True)])
+    async def test_only_its_own_trouble_is_no_fault_of_the_names(self, problem: str, trouble: bool) -> None:
+        it = Room(replace(NO_LIMITS, failed_authorizations=Limit(1, HOUR)))
+        it.cas[0].outcomes = [not_found("http-01", problem=problem)]
+        with pytest.raises(ValidationFailed) as failure:
+            await it.issue()
+        assert is_trouble(failure.value) == may_be_the_names(failure.value) == trouble
+        with pytest.raises(BudgetSpent, match="failed authorizations"):
+            await it.issue()
+
     async def test_each_failure_is_noted_in_the_budget(self) -> None:
         it = Room(replace(NO_LIMITS, failed_authorizations=Limit(2, HOUR)))
         it.cas[0].outcomes = [not_found("http-01", "b.com"), not_found("tls-alpn-01", "b.com")]
@@ -436,6 +528,29 @@ class TestChallenges:
             await it.issue()
         assert it.ordered == [1, 0]
         assert it.health[0].closed_for == 0
+
+    async def test_where_it_cannot_be_put_in_place_the_next_type_goes_on_with_the_same_order(self) -> None:
+        """Else a key that a DNS provider takes no more would end what http-01 can renew as well."""
+        it = Room(NO_LIMITS)
+        it.zones.broken = True
+        old = make_certificate("a.com")
+        wanted = want(predecessor=Predecessor(old, IssuedRecord(old.fingerprint, "", "dns-01")))
+        it.cas[0].resumable["https://ca-1.test/order/1"] = [make_certificate("a.com")]
+        with capture_logs() as logs:
+            issued = await it.issue(wanted)
+        assert it.cas[0].orders[0].types["a.com"][0] == "dns-01"
+        assert issued.challenge == "http-01", "it goes first from now on"
+        assert (it.ordered, it.cas[0].resumed) == ([1], ["https://ca-1.test/order/1"])
+        [told] = [log for log in logs if log["event"] == "authority.other_challenge"]
+        assert (told["failed"], told["next"], told["reason"]) == ("dns-01", "http-01", "the provider refused")
+
+    async def test_where_no_other_type_is_left_it_fails_and_the_order_is_kept(self) -> None:
+        it = Room(NO_LIMITS, NO_LIMITS)
+        it.zones.broken = True
+        with pytest.raises(ChallengeFailed, match="the provider refused"):
+            await it.issue(want("*.a.com"))
+        assert it.ordered == [1, 0]
+        assert it.open.all == (it.kept[0],)
 
     async def test_what_worked_before_goes_first(self) -> None:
         it = Room(NO_LIMITS)
@@ -574,6 +689,23 @@ class TestBudget:
         with pytest.raises(BudgetSpent):
             await it.issue()
 
+    @pytest.mark.parametrize("error", [REFUSED, CaProblem("not found", type="malformed", status=404)])
+    async def test_one_that_is_refused_after_it_was_placed_counts_and_is_kept(self, error: CaProblem) -> None:
+        """The CA may have issued: what it counted must not be forgotten here."""
+        it = Room(replace(NO_LIMITS, per_exact_set=Limit(1, WEEK)))
+        it.cas[0].outcomes = [error]
+        with pytest.raises(CaProblem):
+            await it.issue()
+        [order] = it.open.all
+        it.cas[0].resumable[order.order_url] = [error, make_certificate("a.com")]
+        with pytest.raises(CaProblem):
+            await it.issue(order=order)
+        assert it.open.all == (order,)
+        with pytest.raises(BudgetSpent):
+            await it.issue()
+        await it.issue(order=order)
+        assert it.ordered == [1]
+
     async def test_a_limit_that_the_ca_told_of_is_kept(self) -> None:
         it = Room(NO_LIMITS, NO_LIMITS)
         limited = CaProblem("too many new orders recently", type="rateLimited", status=429, retry_after=600)
@@ -584,6 +716,25 @@ class TestBudget:
         assert it.health[0].closed_for == 0, "it is up"
         it.clock.jump(600)
         assert (await it.issue()).directory_url == it.cas[0].directory_url
+
+    async def test_a_429_that_is_not_the_cas_own_is_about_everyone(self) -> None:
+        """A proxy before the CA has had enough of us: each further name would only make it worse."""
+        it = Room(replace(NO_LIMITS, new_orders=Limit(300, HOUR)))
+        html = "HTTP 429: about:blank: <html>Too Many Requests"
+        it.cas[0].refusals = [CaProblem(html, type="about:blank", status=429, retry_after=600)]
+        with pytest.raises(CaProblem) as refusal:
+            await it.issue()
+        assert is_trouble(refusal.value), "it is no fault of the name's"
+        assert it.health[0].closed_for == 600
+        with pytest.raises(CaClosed):
+            await it.issue(want("b.com"))
+        it.health[0].worked()  # as another instance sees it
+        for name in ("b.com", "c.com"):
+            with pytest.raises(BudgetSpent, match="orders of this account: the CA takes none") as spent:
+                await it.issue(want(name))
+            assert spent.value.retry_after == pytest.approx(600)
+        it.clock.jump(600)
+        await it.issue(want("b.com"))
 
     async def test_names_that_the_ca_limits_keep_no_others_from_it(self) -> None:
         it = Room(NO_LIMITS)

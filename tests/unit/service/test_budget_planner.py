@@ -387,6 +387,19 @@ async def test_unknown_words_to_three_names_in_a_row_rest_the_account(
     await till.take("e.com")
 
 
+@pytest.mark.parametrize(("asked", "closed_for"), [(None, 300.0), (20.0, 20.0), (600.0, 600.0), (DAY, HOUR)])
+async def test_a_429_that_is_not_the_cas_own_rests_the_account_at_once(
+    till: Till, clock: ManualClock, asked: float | None, closed_for: float
+) -> None:
+    html = CaProblem("HTTP 429: about:blank: <html>", type="about:blank", status=429, retry_after=asked)
+    await till.budget.refused(ACCOUNT, till.limits, ["a.com"], html)
+    with pytest.raises(BudgetSpent, match="orders of this account: the CA takes none") as refusal:
+        await till.take("b.com")
+    assert refusal.value.retry_after == pytest.approx(closed_for)
+    await clock.advance(closed_for)
+    await till.take("b.com")
+
+
 async def test_a_success_in_between_clears_the_account(till: Till) -> None:
     for name in ("a.com", "b.com"):
         await till.refuse(name, "no more of you")

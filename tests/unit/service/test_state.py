@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ssl_cert_server.errors import LeaseLost
@@ -28,8 +30,8 @@ async def _lease(storage: MemoryStorage) -> Lease:
     "state",
     [
         NameState(failures=3, failed_at=1_799_999_940.25, retry_at=1_800_000_000.5, error="the CA said: nö"),
-        NameState(orders=(ORDER,)),
-        NameState(1, 2.0, 3.0, "four", (ORDER,)),
+        NameState(orders=(ORDER,), expected_at=6.5, troubles=7),
+        NameState(1, 2.0, 3.0, "four", (ORDER, replace(ORDER, directory_url="other", placed_at=5.5))),
     ],
 )
 async def test_round_trip(storage: MemoryStorage, state: NameState) -> None:
@@ -41,6 +43,12 @@ async def test_round_trip(storage: MemoryStorage, state: NameState) -> None:
 async def test_what_an_earlier_build_wrote_is_read(storage: MemoryStorage) -> None:
     await storage.put(KEY, b'{"failures": 2, "retry_at": 7.0, "error": "no", "order": null}')
     assert await load_state(storage, "a.com") == NameState(failures=2, retry_at=7.0, error="no")
+
+
+async def test_so_is_an_order_of_an_earlier_build(storage: MemoryStorage) -> None:
+    order = b'{"directory_url": "https://ca.test/directory", "order_url": "https://ca.test/order/1", "key_pem": "key"}'
+    await storage.put(KEY, b'{"failures": 0, "retry_at": 0, "error": "", "orders": [' + order + b"]}")
+    assert (await load_state(storage, "a.com")).orders == (replace(ORDER, key_pem="key"),)
 
 
 async def test_an_empty_state_leaves_nothing_behind(storage: MemoryStorage) -> None:

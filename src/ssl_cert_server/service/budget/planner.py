@@ -158,13 +158,12 @@ class Budget:
         """Close what the CA says is spent, after it refused an order for ``names``; other problems say nothing.
 
         Words that aren't known close nothing, for they may be about these names alone. Only where three different
-        orders met such without a success in between, the whole account rests, for five minutes at most.
+        orders met such without a success in between, the whole account rests, for five minutes at most. It does so at
+        once for a 429 that isn't the CA's own.
         """
-        if problem.type != "rateLimited":
-            return
         seconds = refused_for(problem)
         scopes = refused_scopes(problem, names)
-        if not scopes and self._is_one_too_many(account, names):
+        if not scopes and problem.type == "rateLimited" and self._is_one_too_many(account, names):
             scopes, seconds = [Scope(LimitKind.ACCOUNT)], min(seconds, _UNKNOWN_WAIT)
         for scope in scopes:
             await self.close(account, limits, scope, seconds)

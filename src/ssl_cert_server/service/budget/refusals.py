@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from http import HTTPStatus
 
 from ssl_cert_server.errors import CaProblem
 from ssl_cert_server.service.budget.buckets import LONGEST_CLOSED, LimitKind, Scope
 
 _DEFAULT_WAIT = 3_600.0
 _DAY = 86_400.0
+_FOREIGN_WAIT = 300.0
+_FOREIGN_LONGEST = 3_600.0
+"""Seconds for which a 429 is obeyed that isn't the CA's own word, but that of something before it."""
+
 _PAUSED = "temporarily prevented from requesting certificates for"
 """What Let's Encrypt says of names that failed more than a thousand times in a row."""
 
@@ -19,6 +24,10 @@ def refused_scopes(problem: CaProblem, names: Sequence[str]) -> list[Scope]:
 
     The words hold the domain or name meant. Nothing that the order was not for is ever given, whatever they say.
     """
+    if _is_foreign(problem):
+        return [Scope(LimitKind.ACCOUNT)]
+    if problem.type != "rateLimited":
+        return []
     words = str(problem).lower()
     if "too many new orders" in words:
         return [Scope(LimitKind.NEW_ORDERS)]
@@ -36,10 +45,17 @@ def refused_scopes(problem: CaProblem, names: Sequence[str]) -> list[Scope]:
 
 def refused_for(problem: CaProblem) -> float:
     """Give the seconds for which the CA refuses."""
+    if _is_foreign(problem):
+        asked = _FOREIGN_WAIT if problem.retry_after is None else problem.retry_after
+        return min(max(asked, 0.0), _FOREIGN_LONGEST)
     # One validation of a paused name is given back a day; the owner may lift the pause at the CA's own site, too.
     usual = _DAY if _PAUSED in str(problem).lower() else _DEFAULT_WAIT
     asked = usual if problem.retry_after is None else problem.retry_after
     return min(max(asked, 0.0), LONGEST_CLOSED)
+
+
+def _is_foreign(problem: CaProblem) -> bool:
+    return problem.status == HTTPStatus.TOO_MANY_REQUESTS and problem.everyone
 
 
 def _quoted(scopes: Iterable[Scope], words: str) -> list[Scope]:
