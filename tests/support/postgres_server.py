@@ -81,10 +81,10 @@ class PostgresServer:
     def start(self) -> None:
         """Start it, unless it runs, and wait until it serves; after a kill, that is when it has recovered."""
         self._process.start()
-        self._process.wait_for_port(self.port, seconds=30)
+        self._process.wait_for_port(self.port)
         while True:
             try:
-                psycopg.connect(self.dsn(), connect_timeout=10).close()
+                psycopg.connect(self.dsn(), connect_timeout=60).close()
             except psycopg.OperationalError as error:
                 if "starting up" not in str(error) and "recovery" not in str(error):
                     raise

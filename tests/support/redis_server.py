@@ -89,7 +89,7 @@ class RedisServer:
     def start(self) -> None:
         """Start it, unless it runs, and wait until it answers."""
         self._process.start()
-        wait_until(self._answers, 20)
+        wait_until(self._answers)
 
     def stop(self) -> None:
         """An outage: nobody listens."""
@@ -140,7 +140,7 @@ class Replica(RedisServer):
     def start(self) -> None:
         """Start it, and wait until it has what the primary has."""
         super().start()
-        wait_until(lambda: b"master_link_status:up" in self.ask("INFO", "replication"), 20)
+        wait_until(lambda: b"master_link_status:up" in self.ask("INFO", "replication"))
 
 
 class Sentinel:
@@ -204,7 +204,7 @@ def make_cluster(nodes: list[RedisServer], *, replicas: int = 0) -> None:
     command += ["--cluster-replicas", str(replicas), "--cluster-yes"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    wait_until(lambda: all(b"cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in nodes), 30)
+    wait_until(lambda: all(b"cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in nodes))
 
 
 def _program() -> str:
