@@ -265,7 +265,8 @@ async def replace(adviser: Customer, name: str) -> None:
         while True:
             with capture_logs() as logs:
                 await adviser.obtain("a.example.com", replaces=name)
-            events = [log["event"] for log in logs]
+            # Its order may be found when it is asked for once more.
+            events = [log["event"] for log in logs if log["event"] != "acme.request.retried"]
             if "acme.order.replaces_refused" not in events:
                 assert events == ["acme.order.created"]
                 return

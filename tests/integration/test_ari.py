@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.pebble import Pebble
-from tests.support.server import CertServer, acme_config
+from tests.support.server import CertServer, acme_config, loaded_dice
 from tests.support.verify import verified_leaf
 from tests.support.waiting import wait_until
 
@@ -29,13 +29,9 @@ def _knows_ari(pebble: Pebble) -> None:
 
 def server_with(dice: float, folder: Path, pebble: Pebble, http_port: int) -> CertServer:
     """A server whose dice always say ``dice``, on the directory that all of them share."""
-    program = (
-        "import ssl_cert_server.clock as clock; from ssl_cert_server.cli.main import main; "
-        f"clock.SystemClock.random = lambda self: {dice}; main()"
-    )
     config = acme_config(pebble.directory_url, pebble.ca_bundle, domains=[NAME])
     directory = folder / "shared"
-    return CertServer(folder / f"server-{dice}", config, port=http_port, directory=directory, program=("-c", program))
+    return CertServer(folder / f"server-{dice}", config, port=http_port, directory=directory, program=loaded_dice(dice))
 
 
 def issue(folder: Path, pebble: Pebble, http_port: int) -> bytes:
@@ -57,7 +53,8 @@ def _grow_old(directory: Path) -> None:
 
 
 def window(start: float, end: float) -> dict[str, object]:
-    texts = [datetime.fromtimestamp(time.time() + at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for at in (start, end)]
+    now = time.time()
+    texts = [datetime.fromtimestamp(now + at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for at in (start, end)]
     return {"suggestedWindow": dict(zip(("start", "end"), texts, strict=True))}
 
 

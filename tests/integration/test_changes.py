@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,16 @@ from tests.support.leaves import make_certificate
 from tests.support.pebble import Pebble
 from tests.support.server import CertServer, Reply, acme_config
 from tests.support.shared_storage import KINDS
+from tests.support.waiting import wait_until
 
 NAME = "site1.example.com"
+
+
+def present(server: CertServer) -> str:
+    """The present cursor, as soon as the server has heard it from its storage."""
+    wait_until(lambda: server.get("/v1/changes").status == 200)
+    cursor: str = server.get("/v1/changes").json["cursor"]
+    return cursor
 
 
 def poll(pool: ThreadPoolExecutor, server: CertServer, since: str) -> Future[Reply]:
@@ -30,7 +41,7 @@ def test_who_polls_any_instance_hears_of_what_another_replaced_and_gets_it(
             CertServer(tmp_path / "one", config, port=http_port) as one,
             CertServer(tmp_path / "two", config) as two,
         ):
-            before = [server.get("/v1/changes").json["cursor"] for server in (one, two)]
+            before = [present(server) for server in (one, two)]
             old = two.cert(NAME).json["fingerprint"]
             first = [poll(pool, *pair).result().json for pair in zip((one, two), before, strict=True)]
             assert [told["names"] for told in first] == [[NAME], [NAME]]
@@ -48,7 +59,7 @@ def test_who_polls_any_instance_hears_of_what_another_replaced_and_gets_it(
 def test_a_cursor_outlives_a_restart(tmp_path: Path, pebble: Pebble, http_port: int) -> None:
     config = acme_config(pebble.directory_url, pebble.ca_bundle, domains=[NAME])
     with CertServer(tmp_path / "server", config, port=http_port) as server:
-        cursor = server.get("/v1/changes").json["cursor"]
+        cursor = present(server)
         assert server.cert(NAME).status == 200
         server.stop()
         server.start()
@@ -70,7 +81,7 @@ def test_an_operator_who_replaces_a_managed_certificate_is_heard(tmp_path: Path)
     old = put()
     with CertServer(tmp_path / "server", config, directory=storage) as server:
         assert server.cert("a.example.com").json["fingerprint"] == old
-        cursor = server.get("/v1/changes").json["cursor"]
+        cursor = present(server)
         new = put()
         told = server.get(f"/v1/changes?since={cursor}&wait=55").json
         assert set(told["names"]) == {"shop.example.com", "a.example.com"}
@@ -78,9 +89,12 @@ def test_an_operator_who_replaces_a_managed_certificate_is_heard(tmp_path: Path)
 
 
 def test_who_waits_while_the_server_stops_is_answered(tmp_path: Path) -> None:
-    with CertServer(tmp_path / "server") as server, ThreadPoolExecutor(1) as pool:
-        cursor = server.get("/v1/changes").json["cursor"]
-        waiting = poll(pool, server, cursor)
-        assert server.get("/healthz").status == 200
-        assert server.stop() == 0
-        assert (waiting.result().status, waiting.result().json["cursor"]) == (200, cursor)
+    with CertServer(tmp_path / "server") as server:
+        cursor = present(server)
+        with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)) as waiting:
+            waiting.request("GET", f"/v1/changes?since={cursor}&wait=55")
+            # Sent later, and answered: by then that question has come, too.
+            assert server.get("/healthz").status == 200
+            assert server.stop() == 0
+            response = waiting.getresponse()
+            assert (response.status, json.load(response)["cursor"]) == (200, cursor)

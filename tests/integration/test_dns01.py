@@ -62,7 +62,7 @@ def updates(knot: Knot) -> dict[str, Any]:
 def txt(port: int, record: str, address: str = "127.0.0.1") -> list[str]:
     """What a name server shows."""
     question = dns.message.make_query(record, dns.rdatatype.TXT)
-    answer = dns.query.tcp(question, address, port=port, timeout=5)
+    answer = dns.query.tcp(question, address, port=port, timeout=60)
     found = [rrset for rrset in answer.answer if rrset.rdtype == dns.rdatatype.TXT]
     return [item.to_text() for rrset in found for item in rrset]
 
@@ -281,7 +281,7 @@ def test_a_name_server_that_never_shows_the_value_is_named(
     tmp_path: Path, knot: Knot, resolving: Pebble, http_port: int
 ) -> None:
     with Knot(tmp_path / "behind", zones={"example.com": HERE}) as behind:
-        dns01 = {**updates(knot), "nameservers": [knot.server, behind.server], "propagation_timeout": 2}
+        dns01 = {**updates(knot), "nameservers": [knot.server, behind.server], "propagation_timeout": 8}
         with CertServer(tmp_path / "server", config_for(resolving, dns01, domains=["example.com"])) as server:
             assert server.cert("example.com").status == 500
             told = server.command("why", "example.com").stdout

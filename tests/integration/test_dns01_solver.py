@@ -73,7 +73,7 @@ def secondary(tmp_path: Path, port: int, primary: DnsServer) -> Iterator[DnsServ
 @pytest.fixture
 def resolver(port: int) -> Resolver:
     """Asks the primary alone, as if it were the machine's resolver."""
-    return Resolver(SystemClock(), nameservers=[("127.0.0.1", port)], authoritative_port=port)
+    return Resolver(SystemClock(), nameservers=[("127.0.0.1", port)], authoritative_port=port, deadline=60)
 
 
 def solver(primary: DnsServer, resolver: Resolver, *, timeout: float = 60) -> Dns01:
@@ -120,14 +120,15 @@ async def test_the_ca_is_told_only_when_the_secondary_shows_it_too(
             asked_again.set()
         return await exchange(question, server)
 
-    resolver = Resolver(SystemClock(), nameservers=[("127.0.0.1", port)], authoritative_port=port, exchange=counting)
+    here = ("127.0.0.1", port)
+    resolver = Resolver(SystemClock(), nameservers=[here], authoritative_port=port, deadline=60, exchange=counting)
     presenting = asyncio.create_task(solver(primary, resolver).present("example.test", "token", "key.authorization"))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await asked_again.wait()
     assert not presenting.done()
     assert await asyncio.to_thread(secondary.txt, RECORD) == []
     await asyncio.to_thread(secondary.notify, "example.test")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await presenting
     assert await asyncio.to_thread(secondary.txt, RECORD) == await asyncio.to_thread(primary.txt, RECORD) != []
 

@@ -56,7 +56,7 @@ def config_for(pebble: Pebble, zone: str, provider: str, options: dict[str, str]
 def values_at(port: int, record: str) -> int:
     """How many the name server shows."""
     question = dns.message.make_query(record, dns.rdatatype.TXT)
-    answer = dns.query.tcp(question, "127.0.0.1", port=port, timeout=5)
+    answer = dns.query.tcp(question, "127.0.0.1", port=port, timeout=60)
     return sum(len(rrset) for rrset in answer.answer if rrset.rdtype == dns.rdatatype.TXT)
 
 

@@ -59,9 +59,7 @@ class Site:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stack.close()
 
-    def add(
-        self, ca: Pebble | FaultProxy, *, port: int | None = None, timeout: float = 5
-    ) -> tuple[CertServer, Machine]:
+    def add(self, ca: Pebble | FaultProxy, *, port: int | None = None) -> tuple[CertServer, Machine]:
         """Start an instance on another machine; it is answered at ``port`` here."""
         self._servers += 1
         folder, machine = self._folder / f"server-{self._servers}", self._switch.plug_in()
@@ -72,7 +70,7 @@ class Site:
             ca.ca_bundle,
             re_patterns=[r"[a-z0-9-]+\.example\.com"],
             listen=f"unix:{there}",
-            storage={"type": "redis", "redis": {"addr": self._addr, "timeout": timeout}},
+            storage={"type": "redis", "redis": {"addr": self._addr, "timeout": _LONGER_THAN_A_LEASE}},
         )
         server = CertServer(folder, config, port=port, within=machine.within)
         for listen, target in ((here, f"127.0.0.1:{ca_port}"), (f"127.0.0.1:{server.port}", there)):
@@ -110,7 +108,7 @@ def test_the_late_write_of_one_that_was_cut_off_is_refused_and_the_others_go_on(
     name = "site1.example.com"
     with FaultProxy(tmp_path / "proxy", pebble) as proxy, ThreadPoolExecutor(4) as pool:
         (one, _), (two, _) = site.add(pebble, port=http_port), site.add(pebble)
-        cut_off, machine = site.add(proxy, timeout=_LONGER_THAN_A_LEASE)
+        cut_off, machine = site.add(proxy)
         servers = (one, two, cut_off)
         known = [server.cert(f"known{number}.example.com").json["cert"] for number, server in enumerate(servers)]
         issued = pebble.certificate_count()

@@ -221,7 +221,7 @@ def test_a_slow_responder_is_waited_for_by_nobody(server: CertServer, responder:
         assert server.cert(NAME).status == 200
     assert asleep, "all that while it slept"
     asleep.clear()
-    wait_until(lambda: staple(server, cert).status == 200)
+    wait_until(lambda: staple(server, cert).status == 200, seconds=150)  # at the second try, where it slept too long
 
 
 @pytest.mark.parametrize("delegated", [False, True])

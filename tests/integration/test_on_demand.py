@@ -20,7 +20,7 @@ def test_the_endpoint_decides_about_what_nothing_else_covers(
     tmp_path: Path, pebble: Pebble, http_port: int, ask_endpoint: AskEndpoint
 ) -> None:
     ask_endpoint.allowed = {"shop.customer.example"}
-    config = config_for(pebble, ask={"url": ask_endpoint.url}, domains=["own.example.com"])
+    config = config_for(pebble, ask=ask_endpoint.section, domains=["own.example.com"])
     with CertServer(tmp_path / "server", config, port=http_port) as server:
         root = pebble.root_certificate()
         verified_leaf(server.cert("own.example.com"), "own.example.com", root)
@@ -41,7 +41,7 @@ def test_while_the_endpoint_is_down_what_is_stored_is_served(
     tmp_path: Path, pebble: Pebble, http_port: int, ask_endpoint: AskEndpoint
 ) -> None:
     ask_endpoint.allowed = {"shop.customer.example", "new.customer.example"}
-    with CertServer(tmp_path / "server", config_for(pebble, ask={"url": ask_endpoint.url}), port=http_port) as server:
+    with CertServer(tmp_path / "server", config_for(pebble, ask=ask_endpoint.section), port=http_port) as server:
         issued = server.cert("shop.customer.example").json["fingerprint"]
         ask_endpoint.stop()
         server.stop()
@@ -60,7 +60,7 @@ def test_while_the_endpoint_is_down_what_is_stored_is_served(
 def test_a_refused_name_gets_the_self_signed_certificate(
     tmp_path: Path, pebble: Pebble, http_port: int, ask_endpoint: AskEndpoint
 ) -> None:
-    config = config_for(pebble, ask={"url": ask_endpoint.url}, self_signed={"enable": True})
+    config = config_for(pebble, ask=ask_endpoint.section, self_signed={"enable": True})
     with CertServer(tmp_path / "server", config, port=http_port) as server:
         reply = server.cert("stranger.example")
         assert (reply.status, reply.json["type"]) == (200, 100)
@@ -75,7 +75,7 @@ def test_names_with_too_many_labels_are_refused_unasked(
     ask_endpoint.allowed = {deep, deeper}
     config = config_for(
         pebble,
-        ask={"url": ask_endpoint.url},
+        ask=ask_endpoint.section,
         on_demand={"max_labels": 4},
         domains=["w.x.y.example.com"],
         re_patterns=[r".+\.pattern\.test"],

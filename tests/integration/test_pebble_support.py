@@ -23,7 +23,7 @@ from tests.support.process import Process
 
 def directory(pebble: Pebble) -> dict[str, Any]:
     trust = ssl.create_default_context(cafile=str(pebble.ca_bundle))
-    with urllib.request.urlopen(pebble.directory_url, timeout=5, context=trust) as response:
+    with urllib.request.urlopen(pebble.directory_url, timeout=60, context=trust) as response:
         content: dict[str, Any] = json.load(response)
     return content
 
@@ -35,7 +35,7 @@ def resolve(pebble: Pebble, name: str) -> tuple[int, bytes]:
     )
     host, port = pebble.dns_server.split(":")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(5)
+        client.settimeout(60)
         client.sendto(struct.pack(">6H", 1, 0x0100, 1, 0, 0, 0) + question, (host, int(port)))
         answer = client.recv(512)
     return answer[3] & 15, answer
@@ -90,7 +90,7 @@ def test_programs_die_with_whoever_started_them(tmp_path: Path) -> None:
     starter = (
         "import os, pathlib, signal, sys, time; from tests.support.process import Process;"
         "p = Process(['sh', '-c', 'echo up; exec sleep 60'], pathlib.Path(sys.argv[1])); p.start();"
-        "[time.sleep(0.01) for _ in range(500) if not p.text]; print(p.pid, flush=True);"
+        "[time.sleep(0.01) for _ in range(6000) if not p.text]; print(p.pid, flush=True);"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     root = Path(__file__).parents[2]
@@ -98,7 +98,7 @@ def test_programs_die_with_whoever_started_them(tmp_path: Path) -> None:
         [sys.executable, "-c", starter, tmp_path / "log"], cwd=root, capture_output=True, text=True, check=False
     )
     child = Path("/proc", done.stdout.strip())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while _alive(child) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not _alive(child)

@@ -11,9 +11,10 @@ from tests.support.server import CertServer, acme_config
 from tests.support.verify import verified_leaf
 from tests.support.waiting import wait_until
 
-LIFETIME = 12
+BRIEF_LIFETIME = 12
+LIFETIME = 30  # renewed after half of it: a slow machine has the other half
 ROOMY_LIFETIME = 40  # renewed after 20 s at the earliest: a slow machine is still ready by then
-DEADLINE = 90
+DEADLINE = 150
 
 
 def test_a_certificate_is_renewed_while_the_old_one_is_served(
@@ -24,14 +25,14 @@ def test_a_certificate_is_renewed_while_the_old_one_is_served(
     with CertServer(tmp_path / "server", config, port=http_port) as server:
         fingerprints = [server.cert("site1.example.com").json["fingerprint"]]
         end = time.monotonic() + DEADLINE
-        while len(fingerprints) < 4 and time.monotonic() < end:
+        while len(fingerprints) < 3 and time.monotonic() < end:
             reply = server.cert("site1.example.com")
             verified_leaf(reply, "site1.example.com", pebble.root_certificate())
             assert reply.json["ttl"] == 0  # within the last minute of its life
             if reply.json["fingerprint"] not in fingerprints:
                 fingerprints.append(reply.json["fingerprint"])
             time.sleep(0.2)
-    assert len(fingerprints) == 4
+    assert len(fingerprints) == 3
     assert pebble.account_count() == 1
 
 
@@ -65,7 +66,7 @@ def test_while_the_ca_hangs_at_a_renewal_the_old_certificate_is_served(
 def test_one_that_can_not_be_renewed_is_told_of_by_one_instance_of_two(
     tmp_path: Path, start_pebble: StartPebble, http_port: int
 ) -> None:
-    pebble = start_pebble(http_port=http_port, validity_seconds=LIFETIME, retry_after=0)
+    pebble = start_pebble(http_port=http_port, validity_seconds=BRIEF_LIFETIME, retry_after=0)
     config = acme_config(pebble.directory_url, pebble.ca_bundle, domains=["site1.example.com"])
     shared = tmp_path / "storage"
     with (

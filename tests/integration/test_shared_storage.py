@@ -259,6 +259,8 @@ def test_kill_9_of_instances_and_of_storage_loses_nothing(fleet: Fleet, pebble: 
         over.set()
         for question in asking:
             question.result()
+    for server in servers:
+        wait_until(lambda server=server: server.get("/readyz").status == 200)  # type: ignore[misc]
     orders = pebble.order_count()
     # A kill may cost those that were under way an order each, where the CA's answer was lost with the server.
     assert orders <= len(asked) + ASKERS * KILLS

@@ -189,4 +189,4 @@ def curl_accepts(folder: Path, reply: Reply, name: str, root: bytes) -> None:
             "--resolve",
             f"{name}:{port}:127.0.0.1",
         ]
-        subprocess.run([*visit, f"https://{name}:{port}/"], capture_output=True, check=True, timeout=30)
+        subprocess.run([*visit, f"https://{name}:{port}/"], capture_output=True, check=True, timeout=60)

@@ -21,6 +21,11 @@ class AskEndpoint:
     def url(self) -> str:
         return f"{self._http.url}/allowed"
 
+    @property
+    def section(self) -> dict[str, object]:
+        """The configuration's: with patience, as it is the test's own process that answers."""
+        return {"url": self.url, "timeout": 60}
+
 
 def _handler(endpoint: AskEndpoint) -> type[Handler]:
     class Asked(Handler):

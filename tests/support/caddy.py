@@ -35,7 +35,7 @@ from tests.support.ports import free_port
 from tests.support.process import Process
 from tests.support.relay import relay, relay_argv
 
-_READY_WITHIN = 30
+_READY_WITHIN = 60
 _OWN_NETWORK = ["unshare", "--map-root-user", "--net", "--mount", "--"]
 _STARTED = "Starting management server"
 _HTTPS, _ISSUING = "https", "issuing"

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 
-_SECONDS = 30
+_SECONDS = 60
 _TURNS = 10
 
 

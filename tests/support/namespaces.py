@@ -96,7 +96,7 @@ class Machine:
 def _stays(stack: ExitStack, unshare: list[str], log: Path) -> Process:
     """Start what keeps new namespaces there until the end."""
     process = stack.enter_context(Process([*unshare, *_STAYS], log))
-    wait_until(lambda: "ready" in process.text or not process.running, 20)
+    wait_until(lambda: "ready" in process.text or not process.running)
     assert process.running, process.text
     return process
 

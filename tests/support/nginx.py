@@ -27,7 +27,7 @@ TEMPLATE = ROOT / "examples" / "nginx" / "nginx.conf.template"
 LUA_PATH = ROOT / "clients" / "openresty" / "lib"
 MODULE_FOLDERS = (Path("/usr/lib/nginx/modules"), Path("/usr/lib64/nginx/modules"))
 MODULES = ("ndk_http_module.so", "ngx_http_lua_module.so")  # in the order nginx needs
-START_TIMEOUT = 30.0
+START_TIMEOUT = 60.0
 STOP_TIMEOUT = 3.0
 
 

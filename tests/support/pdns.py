@@ -111,7 +111,7 @@ class PowerDns:
         headers = {"X-API-Key": self.api_key, "Content-Type": "application/json"}
         request = urllib.request.Request(self.api_url + path, json.dumps(body).encode(), headers, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=5) as response:
+        with opener.open(request, timeout=60) as response:
             response.read()
 
     def _config(self, database: Path) -> str:

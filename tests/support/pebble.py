@@ -256,7 +256,7 @@ class Pebble:
         trust = ssl.create_default_context(cafile=str(self.ca_bundle))
         no_proxy, https = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust)
         opener = urllib.request.build_opener(no_proxy, https)
-        with opener.open(request, timeout=5) as response:
+        with opener.open(request, timeout=60) as response:
             content: bytes = response.read()
         return content
 

@@ -80,7 +80,7 @@ class Process:
                 start_new_session=True,
             )
 
-    def wait_for_port(self, port: int, *, seconds: float = 10, host: str = "127.0.0.1") -> None:
+    def wait_for_port(self, port: int, *, seconds: float = 60, host: str = "127.0.0.1") -> None:
         """Until the program accepts TCP connections there; RuntimeError with its output if it doesn't, or ends."""
         deadline = time.monotonic() + seconds
         while self.running and time.monotonic() < deadline:

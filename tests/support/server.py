@@ -79,11 +79,11 @@ class CertServer:
     def start(self) -> None:
         """Start it and wait until it answers."""
         self.process.start()
-        self.process.wait_for_port(self.port, seconds=60)
+        self.process.wait_for_port(self.port)
 
     def stop(self) -> int | None:
         """Ask it to end, and give its exit code."""
-        return self.process.stop(grace=30)
+        return self.process.stop(grace=60)
 
     def kill(self) -> None:
         """End it as a crash would."""
@@ -124,14 +124,24 @@ class CertServer:
 
     def stored(self) -> dict[str, bytes]:
         """Every file of storage that holds a value, by its key."""
-        values = {}
-        for path in self.directory.rglob("*"):
+        files = [path for path in self.directory.rglob("*") if path.is_file()]
+        values: dict[str, bytes] = {}
+        for path in files:
             key = str(path.relative_to(self.directory))
-            # A running server takes files away meanwhile.
-            with suppress(FileNotFoundError):
-                if path.is_file() and not key.startswith((".", "_leases/")):
+            if not key.startswith((".", "_leases/")):
+                with suppress(FileNotFoundError):  # a running server removed it in the meantime
                     values[key] = path.read_bytes()
         return values
+
+
+def changed_program(*changes: str) -> tuple[str, str]:
+    """What to run as a :class:`CertServer`'s ``program``: the package after these statements, which change it."""
+    return "-c", "\n".join([*changes, "from ssl_cert_server.cli.main import main", "main()"])
+
+
+def loaded_dice(says: float) -> tuple[str, str]:
+    """As above: one whose dice always say the same, so that it draws no time that falls into a test by chance."""
+    return changed_program(f"import ssl_cert_server.clock; ssl_cert_server.clock.SystemClock.random = lambda _: {says}")
 
 
 def acme_config(directory_url: str, ca_bundle: Path, **more: Any) -> dict[str, Any]:

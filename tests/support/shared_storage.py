@@ -140,7 +140,7 @@ class Cable:
 
     def __enter__(self) -> Self:
         self._process.start()
-        self._process.wait_for_port(self.port, seconds=20)
+        self._process.wait_for_port(self.port)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
