@@ -22,6 +22,7 @@ local journals = require "resty.ssl-cert-server.journal"
 local locks = require "resty.ssl-cert-server.locks"
 local loggers = require "resty.ssl-cert-server.log"
 local names = require "resty.ssl-cert-server.names"
+local openssl = require "resty.ssl-cert-server.openssl"
 local ssl = require "ngx.ssl"
 local status = require "resty.ssl-cert-server.status"
 local stores = require "resty.ssl-cert-server.store"
@@ -354,14 +355,26 @@ local function find_entry(self, name)
 end
 
 
+-- Only the part that nginx refused is given up, and asked for again.
+local function give_up(self, name, entry, part)
+    local family = part ~= entry and part.family or nil
+    self.store:drop(name, family)
+    self.store:save_failure(self.store.certificate_key(name, family), "nginx refused the certificate", self.failure_ttl)
+end
+
+
 local function serve(self, name, entry)
-    local ok, stapled = install(entry)
-    if not ok then
-        self.store:drop(name)
-        self.store:save_failure(self.store.certificate_key(name), "nginx refused the certificate", self.failure_ttl)
-        self.log(ERR, "install", name, ": nginx refused the certificate: ", tostring(stapled))
-    elseif stapled then
+    local stapled, err, refused = install(entry)
+    if stapled then
         self.counts.stapled = self.counts.stapled + 1
+    elseif stapled == nil then
+        self.counts.fallbacks = self.counts.fallbacks + 1
+    end
+    if err then
+        self.log(ERR, "install", name, ": nginx refused the certificate: ", tostring(err))
+    end
+    if refused then
+        give_up(self, name, entry, refused)
     end
 end
 
@@ -369,6 +382,9 @@ end
 -- For all but the plainest case.
 local function serve_other(self, sni)
     self:init_worker()
+    if openssl.note_level then
+        openssl.note_level()
+    end
     local name = names.normalise(sni)
     if not name then
         self.counts.invalid = self.counts.invalid + 1
