@@ -204,7 +204,7 @@ local function build_client(options, list, dict, prefix, id, log)
             return nil, err
         end
     end
-    return clients.new({ members = members, dict = dict, prefix = prefix, token = token })
+    return clients.new({ members = members, dict = dict, prefix = prefix, token = token, log = log })
 end
 
 
@@ -274,16 +274,6 @@ function _M.new(options, more)
 end
 
 
--- Looks after dead servers; for one worker at a time, so that a visitor needn't.
-local function probe(self)
-    for _, backend in ipairs(self.client.members) do
-        if backend:failures() > 0 and not self.background:is_busy(backend.id) and backend:may_try() then
-            self.background:start(backend.id, self.client.probe, self.client, backend)
-        end
-    end
-end
-
-
 local function tick(premature, self)
     if premature then
         return
@@ -295,7 +285,7 @@ local function tick(premature, self)
         waiting = self.fetcher.visitors:waiting() + self.fetcher.refreshes:waiting(),
     })
     if self.changes:tick() then
-        probe(self)
+        self.client:look_after()
     end
 end
 
