@@ -279,10 +279,9 @@ local function tick(premature, self)
         return
     end
     self.store:catch_up()
+    local fetching, waiting = self.fetcher:load()
     self.counters:flush(ngx.worker.id() or 0, {
-        entries = self.entries:count(),
-        fetching = self.fetcher.visitors.running + self.fetcher.refreshes.running,
-        waiting = self.fetcher.visitors:waiting() + self.fetcher.refreshes:waiting(),
+        entries = self.entries:count(), fetching = fetching, waiting = waiting,
     })
     if self.changes:tick() then
         self.client:look_after()
