@@ -50,9 +50,9 @@ class Pair:
         return fields | changes
 
 
-def make_pair(name: str, *, use_rsa: bool = False, lifetime: float = 86400) -> Pair:
+def make_pair(name: str, *, use_rsa: bool = False, bits: int = 2048, lifetime: float = 86400) -> Pair:
     key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-    key = rsa.generate_private_key(65537, 2048) if use_rsa else ec.generate_private_key(ec.SECP256R1())
+    key = rsa.generate_private_key(65537, bits) if use_rsa else ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name[:64])])
     now = dt.datetime.now(dt.UTC)
     until = (now + dt.timedelta(seconds=lifetime)).replace(microsecond=0)

@@ -6,12 +6,13 @@ import asyncio
 import json
 import ssl
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
 
+from tests.integration.openresty.conftest import is_up, servers, status
 from tests.support import certs
 from tests.support.nginx import TEMPLATE, CheckedNginx, Nginx, NginxUnavailableError
 from tests.support.stand_in import Answer, Request, StandIn, make_pair
@@ -51,6 +52,7 @@ def trusting(folder: Path) -> str:
     )
 
 
+<<<<<<< HEAD
 def servers(*members: StandIn) -> str:
     """The option for several; the test's nginx has one by default."""
     return "backend = nil, backends = { " + ", ".join(f'"{member.backend}"' for member in members) + " },"
@@ -72,6 +74,8 @@ async def until_up(nginx: Nginx) -> None:
             await asyncio.sleep(0.1)
 
 
+=======
+>>>>>>> fix-G
 # TLS
 
 # Where the handshake with the server must succeed; it is the test's own process that has to take part in it.
@@ -292,3 +296,62 @@ async def test_changes_are_heard_from_whichever_server_is_there(prefix: Path) ->
         second.pairs[NAME] = make_pair(NAME)
         second.announce(NAME)
         await until_served(nginx.https_port, second.pairs[NAME].der)
+
+
+async def test_certificates_that_take_long_take_no_server_out_of_service(prefix: Path) -> None:
+    async with StandIn() as first, StandIn() as second:
+        members, slow = (first, second), 10
+
+        def never_for_some(server: StandIn) -> Callable[[Request], Awaitable[Answer]]:
+            async def answer(request: Request) -> Answer:
+                if "/slow" in request.path:
+                    await asyncio.Event().wait()
+                return await server.usual(request)
+
+            return answer
+
+        for server in members:
+            server.answer = never_for_some(server)
+        options = servers(*members) + "fetch_timeout = 3, wait_timeout = 20,"
+        async with CheckedNginx(prefix, backend="", options=options, workers=2) as nginx:
+
+            async def visit(number: int) -> bytes:
+                await asyncio.sleep(number / 2)
+                return await handshake(nginx.https_port, f"slow{number}.example.com")
+
+            visitors = [asyncio.create_task(visit(number)) for number in range(slow)]
+            asked = 0
+            async with asyncio.timeout(60):
+                while not all(visitor.done() for visitor in visitors):
+                    name = f"n{asked}.example.com"
+                    assert await handshake(nginx.https_port, name) in {
+                        server.pairs[name].der for server in members if name in server.pairs
+                    }
+                    asked += 1
+                    await asyncio.sleep(0.05)
+            assert set(await asyncio.gather(*visitors)) == {nginx.fallback_der}
+            for server in members:
+                assert sum("/slow" in path for path in server.paths) == slow, "each of them was asked"
+                assert server.probes
+
+
+async def test_one_that_hangs_altogether_is_taken_out_of_service(prefix: Path) -> None:
+    async with StandIn() as second:
+        hung = asyncio.Event()
+
+        async def hang(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await hung.wait()
+            writer.close()
+
+        listener = await asyncio.start_server(hang, "127.0.0.1", 0)
+        address = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        options = f'backend = nil, backends = {{ "{address}", "{second.backend}" }}, fetch_timeout = 4,'
+        async with CheckedNginx(prefix, backend="", options=options, workers=2) as nginx:
+            assert await quickly(nginx.https_port) == second.pairs[NAME].der
+            async with asyncio.timeout(60):
+                while True:
+                    if await is_up(nginx) == [False, True]:
+                        break
+                    await asyncio.sleep(0.1)
+            hung.set()
+            listener.close()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.openresty.conftest import status
 from tests.support.nginx import CheckedNginx
 from tests.support.stand_in import Answer, Pair, Request, StandIn, chunked, json_answer, make_pair
 from tests.support.visitors import LIMIT, NAME, handshake, quickly, until, until_served
@@ -130,6 +131,43 @@ async def test_a_refresh_that_fails_leaves_the_certificate_in_service(prefix: Pa
                 assert await quickly(nginx.https_port) == der
             await asyncio.sleep(QUIET)
             assert len(server.requests) == 2, "the failure is remembered"
+
+
+async def test_a_server_that_could_not_serve_is_asked_again_at_once_when_it_can(prefix: Path) -> None:
+    async with StandIn() as server:
+
+        async def not_now(_: Request) -> Answer:
+            return Answer(503, headers={"Retry-After": "60"})
+
+        server.answer = not_now
+        async with CheckedNginx(prefix, backend=server.backend, options="failure_ttl = 60,", workers=2) as nginx:
+            for _ in range(5):
+                assert await quickly(nginx.https_port) == nginx.fallback_der
+            await until(lambda: len(server.requests) > 0)
+            server.answer = server.usual
+            server.pairs[NAME] = make_pair(NAME)
+            await until_served(nginx.https_port, server.pairs[NAME].der)
+
+
+async def test_what_fails_at_once_counts_as_one_failure_of_the_server(prefix: Path) -> None:
+    names = [f"n{number}.example.com" for number in range(20)]
+    async with StandIn() as server:
+        all_asked = asyncio.Event()
+
+        async def not_now(_: Request) -> Answer:
+            await all_asked.wait()
+            return Answer(503)
+
+        server.answer = not_now
+        async with CheckedNginx(prefix, backend=server.backend, workers=2) as nginx:
+            visitors = [asyncio.create_task(handshake(nginx.https_port, name)) for name in names]
+            await until(lambda: len(server.requests) == len(names))
+            all_asked.set()
+            assert set(await asyncio.gather(*visitors)) == {nginx.fallback_der}
+            async with asyncio.timeout(60):
+                while not server.probes:
+                    assert (await status(nginx))["backends"][0]["failures"] <= 1
+                    await asyncio.sleep(0.02)
 
 
 async def test_an_expired_certificate_is_not_served(prefix: Path) -> None:

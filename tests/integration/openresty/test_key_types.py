@@ -15,11 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric import rsa as rsa_keys
 from cryptography.x509 import ocsp
 
+from tests.integration.openresty.conftest import is_up
 from tests.integration.openresty.promptness import within_a_second
-from tests.support.nginx import TEMPLATE, CheckedNginx
-from tests.support.stand_in import Answer, Pair, Request, StandIn, Staple, json_answer, make_pair
+from tests.support.nginx import TEMPLATE, CheckedNginx, Nginx
+from tests.support.stand_in import Answer, Handler, Pair, Request, StandIn, Staple, json_answer, make_pair
 from tests.support.staples import hello
-from tests.support.visitors import LIMIT, NAME, quickly, until
+from tests.support.visitors import LIMIT, NAME, quickly, until, until_served
 
 ECDSA_SCHEMES, RSA_SCHEMES = b"\x04\x03", b"\x08\x04\x04\x01"
 CERTIFICATE = 11
@@ -49,6 +50,14 @@ async def until_shown(port: int, schemes: bytes, der: bytes | None) -> None:
             if await shown(port, schemes) == der:
                 return
             await asyncio.sleep(0.1)
+
+
+async def until_shown_for(port: int, names: list[str]) -> None:
+    """Handshakes until each of the names has an RSA certificate."""
+    async with asyncio.timeout(60):
+        for name in names:
+            while CERTIFICATE not in await hello(port, name, schemes=RSA_SCHEMES):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
 
 
 async def test_each_client_gets_the_certificate_it_can_use(prefix: Path) -> None:
@@ -159,6 +168,62 @@ async def test_a_wrong_answer_about_the_other_leaves_the_first_in_service(prefix
             assert await quickly(nginx.https_port) == ecdsa.der
             server.answer = server.usual
             await until_shown(nginx.https_port, RSA_SCHEMES, rsa.der)
+
+
+MANY = 40  # far more than are asked for at a time
+
+
+def never_for_rsa(server: StandIn) -> Handler:
+    async def answer(request: Request) -> Answer:
+        if "keytype=rsa" in request.path:
+            await asyncio.Event().wait()
+        return await server.usual(request)
+
+    return answer
+
+
+async def visit_many(nginx: Nginx, server: StandIn) -> None:
+    """Names whose RSA certificates have to be issued first."""
+    rsa = make_pair("rsa", use_rsa=True)
+    for number in range(MANY):
+        name = f"n{number}.example.com"
+        server.others[name] = rsa
+        assert await quickly(nginx.https_port, name) == server.pairs[name].der
+    await until(lambda: sum("keytype=rsa" in path for path in server.paths) >= 8)
+
+
+async def test_others_that_take_long_to_issue_hold_up_no_change(prefix: Path) -> None:
+    async with StandIn(changes=True) as server:
+        server.answer = never_for_rsa(server)
+        async with CheckedNginx(prefix, backend=server.backend, workers=2) as nginx:
+            assert await quickly(nginx.https_port) == server.pairs[NAME].der
+            await until(lambda: any("since=0" in poll.path for poll in server.polls))
+            await visit_many(nginx, server)
+            for name in (NAME, "n0.example.com", f"n{MANY - 1}.example.com"):
+                server.pairs[name] = make_pair(name)
+                server.announce(name)
+                await until_served(nginx.https_port, server.pairs[name].der, name)
+            assert "timeout" not in nginx.error_log, "none of them had to end first"
+            server.answer = server.usual
+            await server.drop_connections()
+
+
+async def test_others_that_take_long_to_issue_say_nothing_of_the_server(prefix: Path) -> None:
+    async with StandIn() as server:
+        server.answer = never_for_rsa(server)
+        options = "fetch_timeout = 3, failure_ttl = 1,"
+        async with CheckedNginx(prefix, backend=server.backend, options=options, workers=2) as nginx:
+            await visit_many(nginx, server)
+            asked = 0
+            async with asyncio.timeout(60):
+                while nginx.error_log.count("timeout") < 4:
+                    name = f"new{asked}.example.com"
+                    assert await quickly(nginx.https_port, name) == server.pairs[name].der
+                    assert await is_up(nginx) == [True]
+                    asked += 1
+                    await asyncio.sleep(0.05)
+            server.answer = server.usual
+            await until_shown_for(nginx.https_port, [f"n{number}.example.com" for number in range(MANY)])
 
 
 # Staples

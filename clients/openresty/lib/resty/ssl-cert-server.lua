@@ -22,6 +22,7 @@ local journals = require "resty.ssl-cert-server.journal"
 local locks = require "resty.ssl-cert-server.locks"
 local loggers = require "resty.ssl-cert-server.log"
 local names = require "resty.ssl-cert-server.names"
+local openssl = require "resty.ssl-cert-server.openssl"
 local ssl = require "ngx.ssl"
 local status = require "resty.ssl-cert-server.status"
 local stores = require "resty.ssl-cert-server.store"
@@ -203,7 +204,7 @@ local function build_client(options, list, dict, prefix, id, log)
             return nil, err
         end
     end
-    return clients.new({ members = members, dict = dict, prefix = prefix, token = token })
+    return clients.new({ members = members, dict = dict, prefix = prefix, token = token, log = log })
 end
 
 
@@ -273,28 +274,17 @@ function _M.new(options, more)
 end
 
 
--- Looks after dead servers; for one worker at a time, so that a visitor needn't.
-local function probe(self)
-    for _, backend in ipairs(self.client.members) do
-        if backend:failures() > 0 and not self.background:is_busy(backend.id) and backend:may_try() then
-            self.background:start(backend.id, self.client.probe, self.client, backend)
-        end
-    end
-end
-
-
 local function tick(premature, self)
     if premature then
         return
     end
     self.store:catch_up()
+    local fetching, waiting = self.fetcher:load()
     self.counters:flush(ngx.worker.id() or 0, {
-        entries = self.entries:count(),
-        fetching = self.fetcher.visitors.running + self.fetcher.refreshes.running,
-        waiting = self.fetcher.visitors:waiting() + self.fetcher.refreshes:waiting(),
+        entries = self.entries:count(), fetching = fetching, waiting = waiting,
     })
     if self.changes:tick() then
-        probe(self)
+        self.client:look_after()
     end
 end
 
@@ -354,14 +344,26 @@ local function find_entry(self, name)
 end
 
 
+-- Only the part that nginx refused is given up, and asked for again.
+local function give_up(self, name, entry, part)
+    local family = part ~= entry and part.family or nil
+    self.store:drop(name, family)
+    self.store:save_failure(self.store.certificate_key(name, family), "nginx refused the certificate", self.failure_ttl)
+end
+
+
 local function serve(self, name, entry)
-    local ok, stapled = install(entry)
-    if not ok then
-        self.store:drop(name)
-        self.store:save_failure(self.store.certificate_key(name), "nginx refused the certificate", self.failure_ttl)
-        self.log(ERR, "install", name, ": nginx refused the certificate: ", tostring(stapled))
-    elseif stapled then
+    local stapled, err, refused = install(entry)
+    if stapled then
         self.counts.stapled = self.counts.stapled + 1
+    elseif stapled == nil then
+        self.counts.fallbacks = self.counts.fallbacks + 1
+    end
+    if err then
+        self.log(ERR, "install", name, ": nginx refused the certificate: ", tostring(err))
+    end
+    if refused then
+        give_up(self, name, entry, refused)
     end
 end
 
@@ -369,6 +371,9 @@ end
 -- For all but the plainest case.
 local function serve_other(self, sni)
     self:init_worker()
+    if openssl.note_level then
+        openssl.note_level()
+    end
     local name = names.normalise(sni)
     if not name then
         self.counts.invalid = self.counts.invalid + 1

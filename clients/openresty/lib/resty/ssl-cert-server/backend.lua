@@ -94,11 +94,16 @@ function _M.may_try(self)
 end
 
 
+-- What fails together with others, or after them, says nothing new.
 function _M.note_failure(self)
+    self.dict:delete(self.prefix .. "probe")
+    local _, err = self.dict:add(self.prefix .. "down", 1, BACKOFF_CAP)
+    if err == "exists" then
+        return
+    end
     local failures = self.dict:incr(self.prefix .. "failures", 1, 0, FAILURES_TTL) or 1
     self.dict:expire(self.prefix .. "failures", FAILURES_TTL)
     self.dict:set(self.prefix .. "down", 1, min(2 ^ (failures - 2), BACKOFF_CAP))
-    self.dict:delete(self.prefix .. "probe")
 end
 
 

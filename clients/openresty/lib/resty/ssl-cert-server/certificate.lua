@@ -84,9 +84,16 @@ function _M.parse_record(record)
     if openssl.split then
         leaf, rest = openssl.split(chain)
     end
+    -- Else the first handshake would find out, with nothing left to serve.
+    if leaf and openssl.accepts then
+        local accepted, reason = openssl.accepts(leaf, rest, key)
+        if not accepted then
+            return nil, "OpenSSL refuses the certificate: " .. reason
+        end
+    end
     return {
         chain = chain, leaf = leaf, rest = rest, key = key, fingerprint = record.fingerprint, type = record.type,
-        expire_at = record.expire_at, schemes = schemes(record.pkey, key), check_at = 0,
+        expire_at = record.expire_at, family = family(record.pkey), schemes = schemes(record.pkey, key), check_at = 0,
     }
 end
 

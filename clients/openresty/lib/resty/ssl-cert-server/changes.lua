@@ -229,10 +229,10 @@ end
 local function poll(self)
     local cursor = self.dict:get(self.cursor_key)
     local start = now()
-    local response, err = self.client:get({
+    local response, err = self.client:poll({
         path = "/v1/changes?since=" .. escape_uri(cursor or "") .. "&wait=" .. WAIT,
-        timeout = WAIT + PATIENCE, limit = BODY_LIMIT, prompt = true,
-    })
+        timeout = WAIT + PATIENCE, limit = BODY_LIMIT,
+    }, self.turn)
     local answer
     if response and response.status == 200 then
         answer, err = parse(response.body)
@@ -248,7 +248,7 @@ local function poll(self)
         self.log(INFO, "changes", "the server has no /v1/changes: certificates are refreshed by their ttl")
         return ABSENT_PAUSE
     else
-        self.trouble = self.trouble + 1
+        self.trouble, self.turn = self.trouble + 1, self.turn + 1
         self.log(WARN, "changes", "/v1/changes: ", err or "the server answered " .. response.status)
     end
     return self.trouble == 0 and 0.02 or min(0.1 * 2 ^ self.trouble, LONGEST_PAUSE)
@@ -268,7 +268,7 @@ end
 
 
 local function serve(self, token)
-    self.trouble = 0
+    self.trouble, self.turn = 0, 0
     local poller = spawn(poll_for_ever, self)
     local holder = spawn(self.locks.hold_while_serving, self.locks, LEASE, token)
     wait(poller, holder)

@@ -15,6 +15,7 @@ local spawn, kill = ngx.thread.spawn, ngx.thread.kill
 local CERTIFICATE_LIMIT = 256 * 1024  -- bytes; a chain of ten RSA certificates is about 20 KiB
 local STAPLE_LIMIT = 64 * 1024
 local REFRESHERS = 8                  -- concurrent refreshes per worker
+local OTHERS = 8                      -- concurrent first requests for the other key type per worker
 local MANY_REFRESHES = 500
 local PROMPT_TIMEOUT = 10             -- seconds; the server answers from memory for a name it knows
 local REFUSED_TTL = 60                -- seconds a 400 is believed
@@ -51,11 +52,11 @@ local function request(self, key, limit, known, prompt)
 end
 
 
-local function ask_certificate(self, key, known, of)
+local function ask_certificate(self, key, known)
     if known then
         self.counts.refreshes = self.counts.refreshes + 1
     end
-    local response, err, ttl = request(self, key, CERTIFICATE_LIMIT, known, known ~= nil or of ~= nil)
+    local response, err, ttl = request(self, key, CERTIFICATE_LIMIT, known, known ~= nil)
     if not response then
         return nil, err, ttl
     end
@@ -150,17 +151,19 @@ local function bring(self, name, key, ask, of)
 end
 
 
--- All that belongs to a certificate that is there.
-local function bring_rest(self, name, record)
-    local store = self.store
-    local other = record.other and bring(self, name, store.certificate_key(name, record.other), ask_certificate, record)
-    if not store.stapling then
-        return
+local function bring_staple(self, name, record)
+    if record and self.store.stapling and record.type < 100 then
+        bring(self, name, self.store.staple_key(name, record.fingerprint), ask_staple, record)
     end
-    for _, certified in pairs({ record, other or nil }) do
-        if certified.type < 100 then
-            bring(self, name, store.staple_key(name, certified.fingerprint), ask_staple, certified)
-        end
+end
+
+
+-- The first one may have to be issued, which no refresh should wait for: it is a job of its own.
+local function bring_other(self, name, key)
+    if self.store:record(key) then
+        bring_staple(self, name, bring(self, name, key, ask_certificate))
+    elseif not self.store:failure(key) then
+        self.others:start(name)
     end
 end
 
@@ -168,10 +171,24 @@ end
 local function refresh(self, name)
     local record, err = bring(self, name, self.store.certificate_key(name), ask_certificate)
     if record then
-        bring_rest(self, name, record)
+        bring_staple(self, name, record)
+        if record.other then
+            bring_other(self, name, self.store.certificate_key(name, record.other))
+        end
     end
     self.store:look_again(name)
     return true, type(err) == "string" and err or nil
+end
+
+
+local function fetch_other(self, name)
+    local store = self.store
+    local record = store:record(store.certificate_key(name))
+    if record and record.other then
+        bring_staple(self, name, bring(self, name, store.certificate_key(name, record.other), ask_certificate))
+        store:look_again(name)
+    end
+    return true
 end
 
 
@@ -203,12 +220,13 @@ local function fetch(self, name)
 end
 
 
--- Calls work(self, name) with the lock held.
-local function locked(self, name, token, work)
-    local holder = spawn(self.locks.hold, self.locks, name, token)
+-- Calls work(self, name) with the lock held: the name's, or another.
+local function locked(self, name, token, work, lock)
+    lock = lock or name
+    local holder = spawn(self.locks.hold, self.locks, lock, token)
     local ok, entry, err = pcall(work, self, name)
     kill(holder)
-    self.locks:unlock(name, token)
+    self.locks:unlock(lock, token)
     if not ok then
         err = "internal error: " .. tostring(entry)
         self.log(ngx.ERR, "internal", name, ": ", err)
@@ -259,6 +277,17 @@ local function perform_refresh(self, name)
 end
 
 
+-- With a lock of its own, as the name may have to be refreshed meanwhile. Where a peer is at it, its result will be in
+-- the dictionary.
+local function perform_other(self, name)
+    local lock = "other/" .. name
+    local token = self.locks:lock(lock)
+    if token then
+        locked(self, name, token, fetch_other, lock)
+    end
+end
+
+
 -- options: client, store, locks, log, counts, max_fetches, and in seconds wait_timeout, fetch_timeout and failure_ttl.
 function _M.new(options)
     local self = setmetatable({
@@ -274,7 +303,21 @@ function _M.new(options)
         limit = REFRESHERS,
         perform = function(job) return perform_refresh(self, job.name) end,
     })
+    self.others = jobs.new({
+        limit = OTHERS,
+        perform = function(job) return perform_other(self, job.name) end,
+    })
     return self
+end
+
+
+-- How many requests are under way, and wait for their turn.
+function _M.load(self)
+    local running, waiting = 0, 0
+    for _, queue in pairs({ self.visitors, self.refreshes, self.others }) do
+        running, waiting = running + queue.running, waiting + queue:waiting()
+    end
+    return running, waiting
 end
 
 

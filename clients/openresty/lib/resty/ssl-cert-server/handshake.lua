@@ -4,7 +4,7 @@ local ocsp = require "ngx.ocsp"
 local openssl = require "resty.ssl-cert-server.openssl"
 local ssl = require "ngx.ssl"
 
-local choose, use = openssl.choose, openssl.use
+local choose, restore, use = openssl.choose, openssl.restore, openssl.use
 local clear_certs, set_cert, set_priv_key = ssl.clear_certs, ssl.set_cert, ssl.set_priv_key
 local set_ocsp_status_resp = ocsp.set_ocsp_status_resp
 
@@ -36,22 +36,30 @@ local function stapled_part(entry, other)
 end
 
 
--- Puts the entry's certificate, or both, in the place of nginx's own. Returns true and whether a staple goes along, or
--- nil and the error.
+-- Puts the entry's certificate, or both, in the place of nginx's own. Returns whether a staple goes along, or nil where
+-- nginx's own stays; and, if a part was refused, the error and that part.
 function _M.install(entry)
     local ok, err = clear_certs()
-    if ok then
-        ok, err = add(entry)
-    end
-    local other = entry.other
-    if ok and other then
-        ok, err = add(other)
-    end
     if not ok then
         return nil, err
     end
+    ok, err = add(entry)
+    if not ok then
+        if restore then
+            restore()
+        end
+        return nil, err, entry
+    end
+    local other, refused = entry.other, nil
+    if other then
+        ok, err = add(other)
+        if not ok then
+            other, refused = nil, other
+        end
+    end
     local part = stapled_part(entry, other)
-    return true, part ~= nil and part.staple ~= nil and set_ocsp_status_resp(part.staple) == true
+    local stapled = part ~= nil and part.staple ~= nil and set_ocsp_status_resp(part.staple) == true
+    return stapled, err, refused
 end
 
 

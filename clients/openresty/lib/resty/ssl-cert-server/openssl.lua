@@ -13,6 +13,7 @@ local pcall, select, tonumber = pcall, select, tonumber
 local TLS13 = 0x0304
 local SERVER_PREFERENCE = 0x00400000  -- SSL_OP_CIPHER_SERVER_PREFERENCE, nginx's ssl_prefer_server_ciphers
 local MOST_SCHEMES = 100
+local MOST_LEVEL = 5  -- of OpenSSL's security levels
 
 local _M = {}
 
@@ -31,6 +32,16 @@ local declared = pcall(ffi.cdef, [[
         __asm__("ngx_http_lua_ffi_get_req_ssl_pointer");
     int ssl_cert_server_use(void *connection, void *leaf, void *key, void *rest, int override)
         __asm__("SSL_use_cert_and_key");
+    const void *ssl_cert_server_method(void) __asm__("TLS_server_method");
+    void *ssl_cert_server_new_context(const void *method) __asm__("SSL_CTX_new");
+    void *ssl_cert_server_new_connection(void *context) __asm__("SSL_new");
+    void *ssl_cert_server_context(const void *connection) __asm__("SSL_get_SSL_CTX");
+    void *ssl_cert_server_set_context(void *connection, void *context) __asm__("SSL_set_SSL_CTX");
+    int ssl_cert_server_level(const void *connection) __asm__("SSL_get_security_level");
+    void ssl_cert_server_set_level(void *connection, int level) __asm__("SSL_set_security_level");
+    void ssl_cert_server_clear(void *connection) __asm__("SSL_certs_clear");
+    unsigned long ssl_cert_server_last_error(void) __asm__("ERR_peek_last_error");
+    const char *ssl_cert_server_reason(unsigned long code) __asm__("ERR_reason_error_string");
     int ssl_cert_server_version(const void *connection) __asm__("SSL_version");
     uint64_t ssl_cert_server_options(const void *connection) __asm__("SSL_get_options");
     int ssl_cert_server_scheme(void *connection, int index, int *sign, int *hash, int *both, unsigned char *low,
@@ -103,6 +114,61 @@ if have("stack_item", "stack_copy", "stack_shift", "stack_free", "connection", "
             return nil, "SSL_use_cert_and_key() failed"
         end
         return true
+    end
+end
+
+
+if _M.use and have("method", "new_context", "new_connection", "context", "set_context", "level", "set_level", "clear",
+    "last_error", "reason")
+then
+    local trial  -- a connection to nobody
+    local level  -- the lowest security level that a handshake here had; OpenSSL's default until there was one
+
+    -- nil where there is no memory for one.
+    local function trial_connection()
+        if not trial then
+            local context = C.ssl_cert_server_new_context(C.ssl_cert_server_method())
+            local pointer = context ~= nil and C.ssl_cert_server_new_connection(context)
+            trial = pointer ~= nil and pointer or nil
+        end
+        return trial
+    end
+
+
+    -- Takes note of this handshake's security level, which `ssl_ciphers` may set.
+    function _M.note_level()
+        local pointer = connection()
+        if pointer then
+            level = min(level or MOST_LEVEL, C.ssl_cert_server_level(pointer))
+        end
+    end
+
+
+    -- Whether a handshake would take a pair; if not, OpenSSL's reason.
+    function _M.accepts(leaf, rest, key)
+        local pointer = trial_connection()
+        if not pointer then
+            return true
+        end
+        if level then
+            C.ssl_cert_server_set_level(pointer, level)
+        end
+        local accepted = C.ssl_cert_server_use(pointer, leaf, key, rest, 1) == 1
+        local reason = not accepted and C.ssl_cert_server_reason(C.ssl_cert_server_last_error()) or nil
+        C.ssl_cert_server_clear(pointer)
+        C.ssl_cert_server_clear_errors()
+        return accepted, reason ~= nil and ffi.string(reason) or "no reason given"
+    end
+
+
+    -- Gives this handshake nginx's own certificates back. OpenSSL copies them only from another context.
+    function _M.restore()
+        local pointer, other = connection(), trial_connection()
+        if pointer and other then
+            local own = C.ssl_cert_server_context(pointer)
+            C.ssl_cert_server_set_context(pointer, C.ssl_cert_server_context(other))
+            C.ssl_cert_server_set_context(pointer, own)
+        end
     end
 end
 

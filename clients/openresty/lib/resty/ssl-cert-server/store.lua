@@ -230,9 +230,10 @@ function _M.adopt(self, name, entry)
 end
 
 
-function _M.drop(self, name)
+-- family: as of certificate_key(), to drop that certificate alone.
+function _M.drop(self, name, family)
     self.entries:delete(name)
-    self.dict:delete(self.prefix .. self.certificate_key(name))
+    self.dict:delete(self.prefix .. self.certificate_key(name, family))
 end
 
 
