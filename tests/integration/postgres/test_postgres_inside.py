@@ -70,7 +70,7 @@ async def test_a_write_that_meets_a_take_over_waits_for_it_and_is_refused(
     await storage.put("key", b"old")
     lease = await taken(storage, seconds=0)
     async with session(backend) as taking:
-        await taking.execute(leases._ACQUIRE, {"name": "work", "owner": "another", "seconds": 30.0})
+        await taking.execute(leases._ACQUIRE, {"name": "work", "instance": "another", "seconds": 30.0})
         calls = {
             "put": lambda: storage.put("key", b"new", lease=lease),
             "delete": lambda: storage.delete("key", lease=lease),
@@ -106,6 +106,47 @@ async def test_leases_of_long_ago_are_swept_and_tokens_grow_on_though_the_clock_
     assert backend.server.execute(f"SELECT 1 FROM {backend.schema}.leases WHERE name LIKE 'other%'") == []
     assert backend.server.execute(f"SELECT 1 FROM {backend.schema}.leases WHERE name = 'work'") == []
     assert (await taken(storage)).token > before.token + 1000000000000000
+
+
+async def test_a_dead_holders_lease_lapses_within_its_length_though_the_servers_clock_was_set_back(
+    backend: PostgresBackend, storage: PostgresStorage, peer: PostgresStorage
+) -> None:
+    lease = await taken(storage, seconds=5)
+    await storage.renew(lease, 30)
+    await backend.let_pass(-3600)
+    for _ in range(2):
+        assert await peer.acquire("work", 30) is None
+        assert 0 < lapses_in(backend) <= 30
+    await storage.put("key", b"value", lease=lease)
+    await storage.renew(lease, 60)
+    assert await peer.acquire("work", 30) is None
+    assert lapses_in(backend) > 30, "what it was renewed for counts"
+    await backend.let_pass(60)
+    assert (await taken(peer)).token > lease.token
+
+
+async def test_a_lease_that_an_older_server_took_is_left_as_it_is(
+    backend: PostgresBackend, storage: PostgresStorage, peer: PostgresStorage
+) -> None:
+    await taken(storage, seconds=5)
+    backend.server.execute(f"UPDATE {backend.schema}.leases SET owner = 'f00', until = until + interval '1 hour'")
+    assert await peer.acquire("work", 30) is None
+    assert lapses_in(backend) > 3000
+
+
+async def test_a_renewed_lease_is_given_back_by_its_closing_holder(
+    storage: PostgresStorage, peer: PostgresStorage
+) -> None:
+    await storage.renew(await taken(storage), 1000)
+    await storage.close()
+    await taken(peer)
+
+
+def lapses_in(backend: PostgresBackend) -> float:
+    """Seconds that the one lease still has."""
+    look = f"SELECT extract(epoch FROM until - clock_timestamp())::float8 FROM {backend.schema}.leases"
+    ((left,),) = backend.server.execute(look)
+    return float(left)
 
 
 async def test_a_lease_whose_acquire_was_cancelled_is_free_when_its_instance_closes(
