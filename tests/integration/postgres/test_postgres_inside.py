@@ -417,6 +417,51 @@ async def test_a_call_that_waits_on_the_server_is_taken_back_there_when_it_is_ca
     assert await storage.get("key") == b"old"
 
 
+async def test_writes_go_on_over_every_connection_when_the_servers_clock_was_set_forward(
+    backend: PostgresBackend, storage: PostgresStorage
+) -> None:
+    await all_connected(backend, storage)
+    before = connection_ids(backend)
+    pool = storage._connections._pool
+    assert pool is not None
+    for connection in pool._pool:
+        connection.ahead -= 3600  # as it is for the server, an hour later
+    for number in range(8):
+        await storage.put(f"key{number}", b"value")
+        await storage.schedule("work", [Due(f"key{number}", NOW)])
+        await storage.delete(f"other{number}")
+    assert connection_ids(backend) == before
+    assert all(abs(connection.ahead - pool._pool[0].ahead) < 60 for connection in pool._pool)
+
+
+async def test_what_comes_too_late_all_the_same_is_refused_and_not_sent_for_ever(
+    backend: PostgresBackend, storage: PostgresStorage
+) -> None:
+    await storage.put("key", b"old")
+    backend.server.execute(
+        f"CREATE SEQUENCE {backend.schema}.sent; CREATE OR REPLACE FUNCTION {backend.schema}.in_time(by float8)"
+        f" RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('{backend.schema}.sent');"
+        " RAISE EXCEPTION 'it came to the server too late' USING ERRCODE = 'SC001'; END $$"
+    )
+    with pytest.raises(StorageError, match="can't write key in PostgreSQL: it came to the server too late"):
+        await storage.put("key", b"new")
+    assert backend.server.execute(f"SELECT last_value FROM {backend.schema}.sent") == [(2,)]
+    assert await storage.get("key") == b"old"
+
+
+async def all_connected(backend: PostgresBackend, storage: PostgresStorage) -> None:
+    """Until the pool has all connections that it may."""
+    await storage.put("key", b"value")
+    async with session(backend) as blocking:
+        await blocking.execute("LOCK TABLE kept")
+        reads = [asyncio.ensure_future(storage.get("key")) for _ in range(4)]
+        async with asyncio.timeout(60):
+            while connections(backend) < 4:  # noqa: ASYNC110 - the server has no event
+                await asyncio.sleep(0.05)
+        await blocking.rollback()
+        await asyncio.gather(*reads)
+
+
 async def test_connections_stay_within_the_pool_and_one_that_listens(backend: PostgresBackend) -> None:
     storage = backend.open(backend.settings(pool_size=3), SystemClock())
     cursor = (await storage.changes("", 0)).cursor
@@ -444,8 +489,10 @@ async def test_a_server_that_would_not_wait_for_its_disk_has_to(backend: Postgre
 _SETTING: LiteralString = "SELECT current_setting('synchronous_commit')"
 
 
+def connection_ids(backend: PostgresBackend) -> set[int]:
+    look = "SELECT pid FROM pg_stat_activity WHERE application_name = 'ssl-cert-server'"
+    return {pid for (pid,) in backend.server.execute(look)}
+
+
 def connections(backend: PostgresBackend) -> int:
-    ((count,),) = backend.server.execute(
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ssl-cert-server'"
-    )
-    return int(count)
+    return len(connection_ids(backend))
