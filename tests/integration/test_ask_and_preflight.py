@@ -124,8 +124,7 @@ async def test_a_redirect_leads_nowhere(ask: Ask, endpoint: Endpoint) -> None:
     other = Endpoint()
     async with other.listening():
         endpoint.answer = f"HTTP/1.1 302 Found\r\nLocation: {other.url}\r\nContent-Length: 0\r\n\r\n".encode()
-        with pytest.raises(AskFailed, match="status 302: redirects are not followed"):
-            await ask.permitted("a.com")
+        assert not await ask.permitted("a.com")
     assert other.connections == 0
 
 

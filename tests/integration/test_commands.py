@@ -70,6 +70,13 @@ def test_why_tells_of_a_wildcard(tmp_path: Path) -> None:
     told = server.command("why", "a.example.com").stdout
     assert "the certificate for *.example.com answers it (wildcards)" in told
     assert "stored: nothing under *.example.com" in told
+    told = server.command("why", "*.Example.com.").stdout
+    assert told.startswith("*.example.com\n  rule: wildcards lists it")
+    assert "stored: nothing under *.example.com" in told
+    assert "rule: none (*.other.com is none of wildcards)" in server.command("why", "*.other.com").stdout
+    assert "invalid host name" in server.command("why", "*.*.example.com").stderr
+    refused = server.command("revoke", "*.example.com", "--yes")
+    assert (refused.returncode, "*.example.com has no stored certificate" in refused.stderr) == (1, True)
     assert "rule: none" in server.command("why", "example.com").stdout
 
 

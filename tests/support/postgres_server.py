@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, LiteralString, Self
@@ -81,10 +82,10 @@ class PostgresServer:
     def start(self) -> None:
         """Start it, unless it runs, and wait until it serves; after a kill, that is when it has recovered."""
         self._process.start()
-        self._process.wait_for_port(self.port, seconds=30)
+        self._process.wait_for_port(self.port, seconds=60)
         while True:
             try:
-                psycopg.connect(self.dsn(), connect_timeout=10).close()
+                psycopg.connect(self.dsn(), connect_timeout=60).close()
             except psycopg.OperationalError as error:
                 if "starting up" not in str(error) and "recovery" not in str(error):
                     raise
@@ -104,14 +105,17 @@ class PostgresServer:
 
     def pause(self) -> None:
         """Let it and every one of its processes go deaf."""
+        os.kill(self._postmaster(), signal.SIGSTOP)  # first, and no more are started
         self._paused = self._family()
         for process in self._paused:
-            os.kill(process, signal.SIGSTOP)
+            with suppress(ProcessLookupError):  # it ended by itself just now
+                os.kill(process, signal.SIGSTOP)
 
     def resume(self) -> None:
         """End a pause."""
         for process in self._paused:
-            os.kill(process, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
 
     def close(self) -> None:
         """Stop it, and remove all it had."""

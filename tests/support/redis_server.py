@@ -89,7 +89,7 @@ class RedisServer:
     def start(self) -> None:
         """Start it, unless it runs, and wait until it answers."""
         self._process.start()
-        wait_until(self._answers, 20)
+        wait_until(self._answers)
 
     def stop(self) -> None:
         """An outage: nobody listens."""
@@ -140,7 +140,7 @@ class Replica(RedisServer):
     def start(self) -> None:
         """Start it, and wait until it has what the primary has."""
         super().start()
-        wait_until(lambda: b"master_link_status:up" in self.ask("INFO", "replication"), 20)
+        wait_until(lambda: _follows(self))
 
 
 class Sentinel:
@@ -153,13 +153,13 @@ class Sentinel:
         config.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {folder}\n"
             f"sentinel monitor main 127.0.0.1 {primary.port} {quorum}\n"
-            "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
+            "sentinel down-after-milliseconds main 2000\nsentinel failover-timeout main 3000\n"
         )
         self._process = Process([_program(), config, "--sentinel"], folder / "sentinel.log")
 
     def __enter__(self) -> Self:
         self._process.start()
-        self._process.wait_for_port(self.port)
+        self._process.wait_for_port(self.port, seconds=60)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -202,9 +202,14 @@ def make_cluster(nodes: list[RedisServer], *, replicas: int = 0) -> None:
     assert program is not None
     command = [program, "--cluster", "create", *(node.addr for node in nodes)]
     command += ["--cluster-replicas", str(replicas), "--cluster-yes"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    wait_until(lambda: all(b"cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in nodes), 30)
+    wait_until(lambda: all(b"cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in nodes))
+    wait_until(lambda: all(_follows(node) for node in nodes if node.ask("ROLE")[0] == b"slave"))
+
+
+def _follows(replica: RedisServer) -> bool:
+    return b"master_link_status:up" in replica.ask("INFO", "replication")
 
 
 def _program() -> str:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -123,9 +124,14 @@ class CertServer:
 
     def stored(self) -> dict[str, bytes]:
         """Every file of storage that holds a value, by its key."""
-        files = (path for path in self.directory.rglob("*") if path.is_file())
-        values = {str(path.relative_to(self.directory)): path for path in files}
-        return {key: path.read_bytes() for key, path in values.items() if not key.startswith((".", "_leases/"))}
+        values = {}
+        for path in self.directory.rglob("*"):
+            key = str(path.relative_to(self.directory))
+            # A running server takes files away meanwhile.
+            with suppress(FileNotFoundError):
+                if path.is_file() and not key.startswith((".", "_leases/")):
+                    values[key] = path.read_bytes()
+        return values
 
 
 def acme_config(directory_url: str, ca_bundle: Path, **more: Any) -> dict[str, Any]:

@@ -32,13 +32,16 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
 def _name(value: str) -> str:
+    wildcard, rest = ("*.", value[2:]) if value.startswith("*.") else ("", value)
     try:
-        return normalize_identifier(value)
+        return wildcard + normalize_identifier(rest)
     except InvalidName as error:
         raise typer.BadParameter(str(error)) from error
 
 
-HostName = Annotated[str, typer.Argument(metavar="NAME", parser=_name, help="A host name or an IP address.")]
+HostName = Annotated[
+    str, typer.Argument(metavar="NAME", parser=_name, help="A host name, a wildcard or an IP address.")
+]
 
 
 def confirm(question: str, *, yes: bool) -> None:

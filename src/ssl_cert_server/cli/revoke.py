@@ -68,7 +68,7 @@ def revoke(
 
 async def _revoke(config: Config, name: str, family: KeyFamily | None, reason: int, *, replace: bool) -> str:
     clock = SystemClock()
-    decision = Policy(policy_rules(config)).decide(name, family)
+    decision = Policy(policy_rules(config)).decide_for_operator(name, family)
     if decision.source is not Source.ACME:
         raise NotPermitted(f"{name} is not answered by a CA's certificate here; there is nothing to revoke")
     async with AsyncExitStack() as stack:

@@ -22,8 +22,9 @@ from ssl_cert_server.storage.leasing import leased
 _log = structlog.get_logger()
 
 _PREDECESSOR_KEY = "acme_account+key"
-# The predecessor knew these two CAs, and kept one key for whichever it used.
-_PREDECESSOR_CAS = frozenset({"acme-v02.api.letsencrypt.org", "acme-staging-v02.api.letsencrypt.org"})
+# The predecessor kept one key for Let's Encrypt and its staging CA. An account at that is worth nothing, and ending it
+# or changing its key must not touch the other one's.
+_PREDECESSOR_CA = "acme-v02.api.letsencrypt.org"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,10 @@ class AccountPlace:
 
     @classmethod
     def at(cls, directory_url: str) -> AccountPlace:
-        """Give the place for a CA's account: the predecessor's where it had one there, else one of its own."""
+        """Give the place for a CA's account: the predecessor's key for Let's Encrypt, else its own."""
         host = urlsplit(directory_url).hostname or ""
         ca = f"{host}-{hashlib.sha256(directory_url.encode()).hexdigest()[:8]}"
-        key = _PREDECESSOR_KEY if host in _PREDECESSOR_CAS else f"_accounts/{ca}.key"
+        key = _PREDECESSOR_KEY if host == _PREDECESSOR_CA else f"_accounts/{ca}.key"
         return cls(key, f"_accounts/{ca}.json", f"_accounts/{ca}.next.key")
 
 

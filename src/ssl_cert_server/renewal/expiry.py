@@ -7,6 +7,7 @@ CA are made anew by whoever hands them out.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ class ExpiryWorker:
         stored = await self._certificates.find(entry.key)
         if stored is None:
             return None
-        certificate, remedy = stored.certificate, f"ssl-cert-server why {stored.subject.names[0]}"
+        certificate, remedy = stored.certificate, f"ssl-cert-server why {shlex.quote(stored.subject.names[0])}"
         return _Expiry(self._plan.expiring_from(certificate), certificate.not_after, remedy)
 
     async def _of_managed(self, entry: Due) -> _Expiry:

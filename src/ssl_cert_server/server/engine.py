@@ -30,8 +30,10 @@ from ssl_cert_server.service.ca_health import CaHealth
 from ssl_cert_server.service.orders import Authority, Orders
 from ssl_cert_server.service.preflight import Preflight
 from ssl_cert_server.storage.base import Storage
+from ssl_cert_server.storage.leasing import LEASE_SECONDS
 
 _HOUR = 3600.0
+_LAPSED = LEASE_SECONDS + 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,8 @@ async def open_engine(config: Config, storage: Storage, clock: Clock, stack: Asy
     if tls_alpn01 is not None:
         background["tls_alpn01.left_over"] = tls_alpn01.remove_left_over
     if dns01 is not None:
-        background["dns01.left_over"] = lambda: _hourly(dns01.remove_left_over, clock)
+        stack.push_async_callback(dns01.close)
+        background["dns01.left_over"] = lambda: _sweep(dns01, clock)
     return Engine(
         Attempts(storage, authorities, clock, deadline=patience * (len(cas) + 1)),
         {ca.directory_url: ca for ca in cas},
@@ -134,9 +137,13 @@ def _dns01(config: Config, storage: Storage, clock: Clock, resolver: Resolver) -
     return Dns01(storage, clock, resolver, zones, propagation_timeout=settings.propagation_timeout)
 
 
-async def _hourly(work: Callable[[], Awaitable[None]], clock: Clock) -> None:
+async def _sweep(dns01: Dns01, clock: Clock) -> None:
+    """Remove what was left over now, and every hour."""
     while True:
-        await work()
+        if await dns01.remove_left_over():
+            # The leases of an instance that was killed a moment ago, as this one before its restart, have to lapse.
+            await clock.sleep(_LAPSED)
+            await dns01.remove_left_over()
         await clock.sleep(_HOUR * (1 + clock.random() / 10))
 
 

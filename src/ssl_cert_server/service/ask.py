@@ -28,14 +28,17 @@ _VERDICTS = 100_000
 _SPREAD = 0.1
 _FAILURES = 1_000
 _FAILURE_TTL = 1.0
+_WARN_EVERY = 60.0
 # Too many questions, and a time-out of the endpoint's own, say nothing about the name.
 _NO_VERDICT = frozenset({408, 429})
 
 
 class Ask:
-    """GETs ``url`` with ``domain=<name>`` added to its query: 2xx permits the name, 4xx refuses it.
+    """GETs ``url`` with ``domain=<name>`` added to its query: 2xx permits the name, 3xx and 4xx refuse it.
 
-    Anything else is no verdict, a redirect included. ``timeout``, ``allowed_ttl`` and ``refused_ttl`` are in seconds.
+    Anything else is no verdict. An endpoint that does not answer at all is left alone for a while; one that answers is
+    not, whatever it says, or strangers with names that it stumbles over would shut it for customers. ``timeout``,
+    ``allowed_ttl`` and ``refused_ttl`` are in seconds.
     Verdicts are kept for their ttl, less up to a tenth at random, 100,000 of each kind: names that are refused push
     out none that are permitted. What is permitted is ``shared`` with other instances.
     ``http`` belongs to the caller; one that goes by the environment (``trust_env``) would
@@ -65,6 +68,7 @@ class Ask:
         self._failed = RememberedNames(clock, _FAILURES)
         self._breaker = Breaker(clock, probe=timeout)
         self._questions: Flights[bool] = Flights(SIDE_BY_SIDE)
+        self._warned_at = float("-inf")
 
     async def permitted(self, name: str, *, fresh: bool = False) -> bool:
         """Tell whether the endpoint permits a name, as ordered; where ``fresh``, no yes of earlier counts.
@@ -102,18 +106,18 @@ class Ask:
         try:
             status = await self._get(name)
         except TimeoutError as error:
-            raise self._no_verdict(name, admitted, f"no answer within {self._timeout:g} s", answered=False) from error
+            raise self._no_answer(name, admitted, f"no answer within {self._timeout:g} s") from error
         except FAILURES as error:
-            raise self._no_verdict(name, admitted, reason_of(error, 200), answered=False) from error
-        if 300 <= status < 400:
-            reason = f"status {status}: redirects are not followed, ask.url has to name where it leads"
-            raise self._no_verdict(name, admitted, reason, answered=True)
-        if not 200 <= status < 500 or status in _NO_VERDICT:
-            raise self._no_verdict(name, admitted, f"status {status}", answered=True)
-        allowed = status < 300
-        await self._remember(name, allowed=allowed)
+            raise self._no_answer(name, admitted, reason_of(error, 200)) from error
         if self._breaker.worked(admitted):
             _log.info("ask.recovered")
+        if not 200 <= status < 500 or status in _NO_VERDICT:
+            self._warn(name, f"status {status} is no verdict")
+            raise self._no_verdict(name, f"status {status}")
+        if 300 <= status < 400:
+            self._warn(name, f"status {status} refuses it: redirects are not followed, ask.url has to name their end")
+        allowed = status < 300
+        await self._remember(name, allowed=allowed)
         return allowed
 
     async def _get(self, name: str) -> int:
@@ -147,12 +151,22 @@ class Ask:
         if self._shared is not None:
             await (self._shared.allow(name, kept_for) if allowed else self._shared.refuse(name))
 
-    def _no_verdict(self, name: str, admitted: int, reason: str, *, answered: bool) -> AskFailed:
-        self._failed.add(name, _FAILURE_TTL)
-        if self._breaker.failed(admitted, name, answered=answered):
+    def _no_answer(self, name: str, admitted: int, reason: str) -> AskFailed:
+        if self._breaker.failed(admitted, name, answered=False):
             _log.error("ask.failed", reason=reason)
+        return self._no_verdict(name, reason)
+
+    def _no_verdict(self, name: str, reason: str) -> AskFailed:
+        self._failed.add(name, _FAILURE_TTL)
         retry_after = max(_FAILURE_TTL, self._breaker.pause)
         return AskFailed(f"{name}: the endpoint of ask gave no verdict: {reason}", retry_after)
+
+    def _warn(self, name: str, reason: str) -> None:
+        """Tell of an answer that is hardly meant so; now and then, as strangers bring up the names."""
+        now = self._clock.monotonic()
+        if now >= self._warned_at + _WARN_EVERY:
+            self._warned_at = now
+            _log.warning("ask.odd_answer", name=name, reason=reason)
 
 
 async def _read(response: httpx2.Response) -> None:

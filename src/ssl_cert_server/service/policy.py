@@ -119,6 +119,17 @@ class Policy:
             raise NotPermitted(f"{name} is not permitted here")
         return otherwise
 
+    def decide_for_operator(self, name: str, family: KeyFamily | None = None) -> Decision:
+        """Do as :meth:`decide`; ``name`` may also be one of the wildcards, which nobody but operators says.
+
+        :raises NotPermitted: no rule answers it.
+        """
+        if not name.startswith("*."):
+            return self.decide(name, family)
+        if name not in self._wildcards:
+            raise NotPermitted(f"{name} is none of wildcards")
+        return Decision(Source.ACME, self._wildcard_subject(name, self._issued(name, family)))
+
     def listed(self) -> list[Subject]:
         """Give what is to be issued for every name that is listed, each certificate once."""
         found = [self._wildcard_subject(wildcard, family) for wildcard in self._wildcards for family in self._families]

@@ -53,6 +53,7 @@ class Staples:
         self._clock = clock
         self._want = want
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._drops = 0
         self._reads: Flights[Staple] = Flights(_READS)
         self._wanted = RememberedNames(clock, _KEPT)
         self._waiting: asyncio.Queue[tuple[str, str]] = asyncio.Queue(_WAITING)
@@ -79,10 +80,12 @@ class Staples:
     def drop(self, cert_key: str) -> None:
         """Hear that what was kept for the certificate under ``cert_key`` is replaced."""
         self._kept.pop(cert_key, None)
+        self._drops += 1
 
     def drop_all(self) -> None:
         """Hear that anything may have been replaced."""
         self._kept.clear()
+        self._drops += 1
 
     async def run(self) -> None:
         """Have responders asked about certificates that are in use and of which nothing is known, for ever."""
@@ -117,14 +120,18 @@ class Staples:
             if self._clock.monotonic() < kept.look_at:
                 return kept.staple
         try:
-            return await self._reads.join(cert_key, lambda: self._read(cert_key))
+            # Who asks after a staple was replaced must not be told what is being read since before.
+            return await self._reads.join(f"{cert_key} {self._drops}", lambda: self._read(cert_key))
         except StorageError:
             if kept is None:
                 raise
             return kept.staple
 
     async def _read(self, cert_key: str) -> Staple:
+        drops = self._drops
         staple = await load_staple(self._storage, cert_key)
+        if drops != self._drops:
+            return staple
         fresh_for = max(staple.refresh_at - self._clock.now(), _LOOK_AGAIN)
         self._kept[cert_key] = _Kept(staple, self._clock.monotonic() + fresh_for)
         self._kept.move_to_end(cert_key)

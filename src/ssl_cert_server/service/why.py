@@ -80,13 +80,15 @@ async def explain(
     *,
     renewals: str,
 ) -> str:
-    """Explain what becomes of a normalised name: lines of plain words. ``renewals`` is the queue that they stand in.
+    """Explain what becomes of a normalised name, or wildcard, in lines of plain words.
+
+    ``renewals`` is the queue that they stand in.
 
     :raises StorageError: storage can't be read.
     """
     now = clock.now()
     try:
-        decision = policy.decide(name, family)
+        decision = policy.decide_for_operator(name, family)
     except NotPermitted as error:
         return (
             f"{name}\n  rule: none ({error})\n  do:   to have it issued, add it to domains, wildcards or re_patterns\n"
@@ -113,7 +115,9 @@ def _rule(name: str, decision: Decision) -> str:
             return "no rule covers it, so ask decides before anything is issued"
         case Source.ACME if subject.permission is Permission.PATTERN:
             return "re_patterns matches it: a CA issues for it"
-        case _ if name not in subject.names or subject.names[0] != name:
+        case _ if name == subject.names[0] and name.startswith("*."):
+            return "wildcards lists it: a CA issues for it"
+        case _ if name != subject.names[0]:
             return f"the certificate for {', '.join(subject.names)} answers it (wildcards)"
     return "domains lists it: a CA issues for it"
 

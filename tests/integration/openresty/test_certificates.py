@@ -48,7 +48,7 @@ async def test_a_hundred_visitors_of_a_cold_name_cause_one_request(prefix: Path)
 async def test_many_cold_names_at_once(prefix: Path) -> None:
     async with StandIn() as server:
         names = [f"n{number}.example.com" for number in range(150)]
-        async with CheckedNginx(prefix, backend=server.backend, options="max_fetches = 4,") as nginx:
+        async with CheckedNginx(prefix, backend=server.backend, options="max_fetches = 4, wait_timeout = 40,") as nginx:
             ders = await asyncio.gather(*(handshake(nginx.https_port, name) for name in names))
             assert list(ders) == [server.pairs[name].der for name in names]
             assert len(server.requests) == len(names)
@@ -56,7 +56,7 @@ async def test_many_cold_names_at_once(prefix: Path) -> None:
 
 
 async def test_a_thousand_cold_names_at_once(prefix: Path) -> None:
-    async with StandIn() as server, CheckedNginx(prefix, backend=server.backend, options="wait_timeout = 25,") as nginx:
+    async with StandIn() as server, CheckedNginx(prefix, backend=server.backend, options="wait_timeout = 50,") as nginx:
         names = [f"n{number}.example.com" for number in range(1000)]
         for name in names:
             server.pairs[name] = make_pair(name)
@@ -74,7 +74,8 @@ async def test_a_request_longer_than_the_lease_keeps_its_lock(prefix: Path) -> N
             return await server.usual(request)
 
         server.answer = when_released
-        async with CheckedNginx(prefix, backend=server.backend, workers=4) as nginx:
+        options = "wait_timeout = 40,"
+        async with CheckedNginx(prefix, backend=server.backend, options=options, workers=4) as nginx:
             visitors = [asyncio.create_task(handshake(nginx.https_port)) for _ in range(20)]
             await asyncio.sleep(7)  # the lease is 5 s
             release.set()
@@ -90,7 +91,7 @@ async def test_workers_killed_during_a_fetch_hold_nobody_up_for_long(prefix: Pat
             return Answer()
 
         server.answer = never
-        with Nginx(prefix, backend=server.backend) as nginx:
+        with Nginx(prefix, backend=server.backend, options="wait_timeout = 20,") as nginx:
             visitor = asyncio.create_task(handshake(nginx.https_port))
             await until(lambda: len(server.requests) == 1)
             workers = Path(f"/proc/{nginx.pid}/task/{nginx.pid}/children").read_text().split()  # noqa: ASYNC240

@@ -19,8 +19,8 @@ from tests.support.server import CertServer
 from tests.support.stand_in import Answer, Request, StandIn, json_answer, make_pair
 from tests.support.visitors import LIMIT, NAME, handshake, quickly, until, until_served
 
-WAIT = 4.0  # seconds; wait_timeout
-OPTIONS = "wait_timeout = 4, failure_ttl = 1,"
+WAIT = 8.0  # seconds; wait_timeout
+OPTIONS = "wait_timeout = 8, failure_ttl = 1,"
 UNKNOWN = "unknown.example.com"
 VISITS = 12
 LOCAL_CA = {"local_ca": {"enable": True, "names": [r"(.+\.)?example\.com"]}}
@@ -68,11 +68,11 @@ async def recovers(nginx: Nginx, server: StandIn) -> None:
     await until_served(nginx.https_port, server.pairs[NAME].der, NAME)
 
 
-async def until_no_fallback(nginx: Nginx) -> None:
+async def until_no_fallback(nginx: Nginx, name: str = UNKNOWN) -> bytes:
     async with asyncio.timeout(LIMIT):
         while True:
-            if (await visit(nginx, UNKNOWN)).der != nginx.fallback_der:
-                return
+            if (der := (await visit(nginx, name)).der) != nginx.fallback_der:
+                return der
             await asyncio.sleep(0.2)
 
 
@@ -92,7 +92,7 @@ async def test_paused(prefix: Path, tmp_path: Path) -> None:
     with CertServer(tmp_path / "server", LOCAL_CA) as server:
         backend = f"127.0.0.1:{server.port}"
         async with CheckedNginx(prefix, backend=backend, options=OPTIONS, workers=2) as nginx:
-            der = await handshake(nginx.https_port, NAME)
+            der = await until_no_fallback(nginx, NAME)
             await expect_known(nginx, der)
             server.process.pause()
             try:
@@ -190,7 +190,7 @@ async def test_restarted(prefix: Path, tmp_path: Path) -> None:
     with CertServer(tmp_path / "server", LOCAL_CA) as server:
         backend = f"127.0.0.1:{server.port}"
         async with CheckedNginx(prefix, backend=backend, options=OPTIONS, workers=2) as nginx:
-            der = await handshake(nginx.https_port, NAME)
+            der = await until_no_fallback(nginx, NAME)
             await expect_known(nginx, der)
             server.kill()
             await expect_known(nginx, der)
@@ -203,7 +203,7 @@ async def test_restarted(prefix: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("server_state", ["stopped", "up"])
 async def test_expired(prefix: Path, server_state: str) -> None:
     async with StandIn() as server, CheckedNginx(prefix, backend=server.backend, options=OPTIONS) as nginx:
-        server.pairs[NAME] = make_pair(NAME, lifetime=6)
+        server.pairs[NAME] = make_pair(NAME, lifetime=12)
         old = server.pairs[NAME]
         await expect_known(nginx, old.der)
         server.pairs[NAME] = make_pair(NAME)

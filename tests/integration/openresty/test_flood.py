@@ -85,7 +85,7 @@ async def test_a_flood_of_unknown_names(prefix: Path) -> None:
 
 async def test_a_flood_of_unknown_names_on_a_server_that_does_not_answer(prefix: Path) -> None:
     async with StandIn() as server:
-        options = f"max_fetches = {MAX_FETCHES}, wait_timeout = 4,"
+        options = f"max_fetches = {MAX_FETCHES}, wait_timeout = 10,"
         async with CheckedNginx(prefix, backend=server.backend, options=options, workers=WORKERS) as nginx:
             for name in KNOWN:
                 await quickly(nginx.https_port, name)

@@ -47,18 +47,20 @@ async def test_handshakes_are_counted_over_all_workers(prefix: Path) -> None:
         def all_counted(value: dict[str, Any]) -> bool:
             counters = value["counters"]
             served = counters["lru_hits"] + counters["dict_hits"] + counters["misses"]
-            return bool(served == 41 and counters["refused"] == 1)
+            # The last handshake is counted in two steps, between which a worker may have carried its sums over.
+            return bool(served == 41 and counters["refused"] == counters["fallbacks"] == counters["errors"] == 1)
 
         value = await until_status(nginx, all_counted)
         counters = value["counters"]
         assert counters["misses"] == 12
-        assert counters["fallbacks"] == counters["errors"] == 1
         assert counters["dict_hits"] <= 2, "each worker takes a name from there once"
         assert value["workers"] == 3
-        value = await until_status(nginx, lambda value: value["cache"]["worker_entries"] >= 11)
+        idle = {"fetching": 0, "waiting": 0}
+        value = await until_status(
+            nginx, lambda value: value["cache"]["worker_entries"] >= 11 and value["jobs"] == idle
+        )
         assert value["cache"]["worker_capacity"] == 1000
         assert 0 < value["cache"]["dict_free"] < value["cache"]["dict_capacity"]
-        assert value["jobs"] == {"fetching": 0, "waiting": 0}
 
 
 async def test_changes_and_the_server_are_told_of(prefix: Path) -> None:

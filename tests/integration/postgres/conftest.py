@@ -24,7 +24,7 @@ class PostgresBackend:
         self._clock = ManualClock()
         self._opened = AsyncExitStack()
 
-    def settings(self, *, pool_size: int = 4, timeout: float = 10) -> PostgresSettings:
+    def settings(self, *, pool_size: int = 4, timeout: float = 30) -> PostgresSettings:
         return PostgresSettings(self.server.dsn(), schema=self.schema, pool_size=pool_size, timeout=timeout)
 
     def open(self, settings: PostgresSettings | None = None, clock: Clock | None = None) -> PostgresStorage:

@@ -29,7 +29,7 @@ async def is_done(call: Awaitable[object]) -> bool:
 
 
 async def until(true: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await true():  # noqa: ASYNC110 - the server has no event
             await asyncio.sleep(0.05)
 

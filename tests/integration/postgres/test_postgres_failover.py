@@ -12,7 +12,7 @@ from ssl_cert_server.errors import LeaseLost, StorageError
 from ssl_cert_server.storage.base import Due, Lease
 from ssl_cert_server.storage.postgres import PostgresSettings, PostgresStorage
 from tests.integration.postgres.conftest import PostgresBackend
-from tests.integration.postgres.outcome import more, refused, until
+from tests.integration.postgres.outcome import is_done, more, refused, until
 from tests.support.postgres_server import PostgresServer
 
 
@@ -34,7 +34,7 @@ async def instances(own_server: PostgresServer, standby: PostgresServer) -> Asyn
 
     await until(following)
     dsn = own_server.dsn(host="127.0.0.1,127.0.0.1", port=f"{standby.port},{own_server.port}")
-    storages = [PostgresStorage(PostgresSettings(dsn, timeout=5), SystemClock()) for _ in range(2)]
+    storages = [PostgresStorage(PostgresSettings(dsn, timeout=20), SystemClock()) for _ in range(2)]
     yield storages
     for storage in storages:
         await storage.close()
@@ -97,13 +97,9 @@ async def test_a_write_that_no_standby_confirms_is_not_acknowledged(
 ) -> None:
     storage = own.open(clock=SystemClock())
     hasty = own.open(own.settings(timeout=1), SystemClock())
-    for one in (storage, hasty):
-        await one.put("key", b"old")
+    await storage.put("key", b"old")
+    await until(lambda: is_done(hasty.put("key", b"old")))
     own_server.configure("synchronous_standby_names", "nobody")
-
-    async def waiting() -> bool:
-        look = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-        return bool(own_server.execute(look))
 
     async def in_force() -> bool:
         return own_server.execute("SHOW synchronous_standby_names") == [("nobody",)]
@@ -112,7 +108,12 @@ async def test_a_write_that_no_standby_confirms_is_not_acknowledged(
     assert "no answer in 1 s" in await refused(hasty.put("key", b"new"))
     assert "no answer in 1 s" in await refused(hasty.check_writable())
     writing = asyncio.ensure_future(storage.put("key", b"newer"))
-    await until(waiting)  # an administrator ends the wait, and the server calls the commit done
+
+    async def ended() -> bool:
+        own_server.execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+        return writing.done()
+
+    await until(ended)  # by an administrator, and the server calls the commit done
     assert "can't write key in PostgreSQL durably: no standby confirmed it" in await refused(writing)
     own_server.configure("synchronous_standby_names", "")
     await asyncio.gather(*(storage.put(f"key{number}", b"value") for number in range(10)))

@@ -19,6 +19,11 @@ from tests.support.ports import free_port
 from tests.support.postgres_server import PostgresServer
 
 SECRET = "p4ss/w0rd@secret"
+WAITED_FOR = 60
+"""Seconds; the timeout where nothing is to be waited for."""
+
+DEAF = 5
+"""Seconds; the timeout where it is waited out: before and after, calls have to be done within it."""
 
 
 async def every_call(storage: PostgresStorage) -> list[object]:
@@ -58,13 +63,13 @@ async def every_call(storage: PostgresStorage) -> list[object]:
 @pytest.mark.parametrize("aside", [False, True], ids=["in the dsn", "beside it"])
 async def test_a_wrong_password_is_told_and_not_shown(server: PostgresServer, aside: bool) -> None:
     dsn = server.dsn() if aside else server.dsn(password=SECRET)
-    settings = PostgresSettings(dsn, password=SECRET if aside else None)
+    settings = PostgresSettings(dsn, password=SECRET if aside else None, timeout=WAITED_FOR)
     storage = PostgresStorage(settings, SystemClock())
     began = time.monotonic()
     message = await refused(storage.get("key"))
     assert "can't read key in PostgreSQL" in message
     assert "password authentication failed" in message
-    assert time.monotonic() - began < 5, "that needs no waiting"
+    assert time.monotonic() - began < WAITED_FOR / 2, "that needs no waiting"
     for told in (message, repr(settings), repr(storage)):
         assert SECRET not in told
         assert server.password not in told
@@ -109,12 +114,12 @@ async def test_a_role_needs_no_more_than_a_schema_of_its_own(server: PostgresSer
 
 async def test_nothing_is_connected_to_before_the_first_call_and_all_fails_at_once_without_a_server() -> None:
     dsn = f"postgresql://me@127.0.0.1:{free_port()}/x"
-    storage = PostgresStorage(PostgresSettings(dsn), SystemClock())
+    storage = PostgresStorage(PostgresSettings(dsn, timeout=WAITED_FOR), SystemClock())
     began = time.monotonic()
     results = await every_call(storage)
     assert all(isinstance(result, StorageError) for result in results), results
     assert "refused" in str(results[0])
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < WAITED_FOR / 2
     await storage.close()
 
 
@@ -195,7 +200,7 @@ async def test_what_was_acknowledged_survives_kills_under_load(
 
 
 async def test_every_call_ends_though_the_server_is_deaf(own: PostgresBackend, own_server: PostgresServer) -> None:
-    storage = own.open(own.settings(timeout=1, pool_size=3), SystemClock())
+    storage = own.open(own.settings(timeout=DEAF, pool_size=3), SystemClock())
     await asyncio.gather(*(storage.put("key", b"old") for _ in range(10)))
     own_server.pause()
     try:
@@ -205,7 +210,7 @@ async def test_every_call_ends_though_the_server_is_deaf(own: PostgresBackend, o
     finally:
         own_server.resume()
     assert all(isinstance(result, StorageError) for result in results), results
-    assert took < 15, "a second's deadline, the time to take it back, and a slow machine"
+    assert took < 60, "the deadline, the time to take it back, and a slow machine"
     assert "no answer" in str(results[0])
     for _ in range(3):
         await storage.put("key", b"new")
@@ -213,7 +218,7 @@ async def test_every_call_ends_though_the_server_is_deaf(own: PostgresBackend, o
 
 
 async def test_close_ends_though_the_server_is_deaf(own: PostgresBackend, own_server: PostgresServer) -> None:
-    storage = own.open(own.settings(timeout=1, pool_size=3), SystemClock())
+    storage = own.open(own.settings(timeout=DEAF, pool_size=3), SystemClock())
     cursor = (await storage.changes("", 0)).cursor
     await storage.acquire("work", 1000)
     own_server.pause()
@@ -227,12 +232,12 @@ async def test_close_ends_though_the_server_is_deaf(own: PostgresBackend, own_se
         results = await asyncio.gather(*waiting, return_exceptions=True)
     finally:
         own_server.resume()
-    assert took < 15
+    assert took < 60
     assert all(isinstance(result, StorageError) for result in results), results
 
 
 async def test_what_was_given_up_does_not_land_later(own: PostgresBackend, own_server: PostgresServer) -> None:
-    storage = own.open(own.settings(timeout=1), SystemClock())
+    storage = own.open(own.settings(timeout=DEAF), SystemClock())
     await asyncio.gather(*(storage.put(f"key{number}", b"old") for number in range(4)))
     await storage.schedule("work", [Due("entry", 1.0)])
     own_server.pause()

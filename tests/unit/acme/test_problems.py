@@ -113,7 +113,7 @@ def test_host_names_are_left_alone() -> None:
 
 
 def test_cleaning_a_megabyte_is_quick() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     of({"type": "x", "detail": "a" * 1_000_000})
     of({"type": "x", "detail": "a." * 500_000})
-    assert time.perf_counter() - started < 5  # minutes, where the search is quadratic
+    assert time.thread_time() - started < 5  # minutes, where the search is quadratic

@@ -169,7 +169,7 @@ async def test_records_of_different_names_do_not_wait_for_each_other(
 
     provider.before = meet
     names = ["a.example.com", "b.example.com"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await asyncio.gather(*(solver.present(name, name, authorization(name)) for name in names))
     assert [dns.values[f"_acme-challenge.{name}"] for name in names] == [[value(name)] for name in names]
     await asyncio.gather(*(solver.cleanup(name, name) for name in names))
@@ -282,10 +282,10 @@ async def test_a_lease_that_a_dead_instance_holds_still_is_waited_for_by_the_swe
     await crash(solver)
     [key] = [key async for key in storage.list(FOLDER)]
     assert await storage.acquire(f"dns-01/{key.rpartition('/')[2]}", 30)
-    await solver.remove_left_over()
+    assert await solver.remove_left_over()
     assert dns.values[RECORD] == [value("token")]
     await clock.advance(31)
-    await solver.remove_left_over()
+    assert not await solver.remove_left_over()
     assert dns.values[RECORD] == []
 
 
@@ -376,6 +376,79 @@ async def test_one_left_over_that_fails_does_not_keep_the_others(
     provider.before = fail_for_b
     await peer.remove_left_over()
     assert [record["record"] for record in await kept(storage)] == ["_acme-challenge.b.example.com"]
+
+
+async def test_a_zone_that_refuses_is_asked_a_few_times_a_sweep_and_no_more_after_a_week(
+    storage: FaultyStorage, clock: ManualClock, dns: FakeDns, provider: ScriptedProvider
+) -> None:
+    gone = ScriptedProvider(dns.values)
+    zones = [ZoneProvider("example.com", provider), ZoneProvider("gone.example.com", gone)]
+    dying, peer = Dns01(storage, clock, dns, zones), Dns01(storage, clock, dns, zones)
+    names = [NAME, *(f"a{number}.gone.example.com" for number in range(10))]
+    for name in names:
+        await dying.present(name, name, authorization(name))
+    await crash(dying)
+    gone.broken = {"remove"}
+    gone.calls.clear()
+    with capture_logs() as logs:
+        await peer.remove_left_over()
+    assert len(gone.calls) == 3
+    assert dns.values[RECORD] == []
+    assert len(await kept(storage)) == 10
+    assert [log["event"] for log in logs].count("challenge.dns01.not_removed") == 10
+    clock.jump(WEEK + 1)
+    with capture_logs() as logs:
+        await peer.remove_left_over()
+    assert await kept(storage) == []
+    assert {log["event"] for log in logs} == {"challenge.dns01.left_over_forgotten"}
+    assert [log["reason"] for log in logs][2:4] == [
+        "_acme-challenge.a2.gone.example.com: the provider is down",
+        "3 others could not be removed just now",
+    ]
+
+
+async def test_a_slow_provider_is_not_cut_off_by_whoever_can_not_wait_for_it(
+    solver: Dns01, dns: FakeDns, provider: ScriptedProvider, storage: FaultyStorage, clock: ManualClock
+) -> None:
+    await solver.present(NAME, "token", authorization("token"))
+    slow = asyncio.Event()
+
+    async def wait() -> None:
+        await slow.wait()
+
+    provider.before = wait
+    cleaning = asyncio.create_task(solver.cleanup(NAME, "token"))
+    await clock.advance(1)
+    cleaning.cancel()
+    await asyncio.wait({cleaning})
+    assert await solver.remove_left_over(), "it is held on to"
+    slow.set()
+    await solver.close()
+    assert dns.values[RECORD] == []
+    assert await kept(storage) == []
+    assert leases(storage, clock) == []
+
+
+async def test_a_removal_that_never_ends_does_not_keep_the_server_from_stopping(
+    solver: Dns01,
+    provider: ScriptedProvider,
+    storage: FaultyStorage,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(solver_module, "REMOVALS_DEADLINE", 0.01)
+    await solver.present(NAME, "token", authorization("token"))
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    provider.before = hang
+    cleaning = asyncio.create_task(solver.cleanup(NAME, "token"))
+    await clock.advance(1)
+    await solver.close()
+    await asyncio.wait({cleaning})
+    assert len(await kept(storage)) == 1, "the next sweep removes it"
+    assert leases(storage, clock) == []
 
 
 async def test_storage_that_fails_is_told_by_the_sweep(solver: Dns01, storage: FaultyStorage) -> None:

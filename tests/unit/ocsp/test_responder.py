@@ -137,6 +137,27 @@ async def test_unknown_is_believed_when_both_hashes_give_it() -> None:
     assert len(wire.requests) == 2
 
 
+@pytest.mark.parametrize("refused", NO_SHA256[:4])
+async def test_unknown_is_believed_where_the_other_hash_is_not_understood(refused: Answering) -> None:
+    unknown = CA.response(LEAF, status=ocsp.OCSPCertStatus.UNKNOWN)
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sha1 = isinstance(asked(request).hash_algorithm, hashes.SHA1)
+        return refused(request) if sha1 else httpx2.Response(200, content=unknown)
+
+    word = await Wire(answer).ask()
+    assert word.verdict is not None
+    assert (word.verdict.status, word.algorithm) == (OcspStatus.UNKNOWN, CertIdHash.SHA256)
+
+
+async def test_where_both_hashes_are_refused_it_is_told_why_the_first_was() -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(400 if isinstance(asked(request).hash_algorithm, hashes.SHA1) else 403)
+
+    with pytest.raises(ResponderRefused, match="status 403"):
+        await Wire(answer).ask()
+
+
 async def test_one_that_is_down_is_not_asked_twice() -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
         raise httpx2.ConnectError("refused", request=request)

@@ -122,7 +122,7 @@ async def test_the_configured_ca_is_the_one_that_is_asked(
         transport = httpx2.ASGITransport(app=parts.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://server") as client:
             asking = asyncio.create_task(client.get("/cert/a.com"))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await heard.wait()
             asking.cancel()
             await asyncio.wait([asking])
@@ -167,7 +167,7 @@ async def test_giving_up_answers_those_who_wait_and_tells_them_to_come_back(
         transport = httpx2.ASGITransport(app=parts.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://server") as client:
             asking = asyncio.create_task(client.get("/cert/a.com"))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await heard.wait()
             await parts.give_up()
             response = await asking
@@ -206,7 +206,7 @@ async def test_with_preload_what_is_listed_is_issued_before_anybody_asks(
     monkeypatch.chdir(tmp_path)
     async with compose(_load("{preload: true, domains: [a.com], re_patterns: ['b.com']}"), ManualClock()) as parts:
         assert set(parts.background) == {*BACKGROUND, "preload"}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await parts.background["preload"]()
     assert wanted == [Subject("a.com", ("a.com",), permission=Permission.LISTED)]
 

@@ -97,9 +97,9 @@ def test_what_is_no_secret_stays(value: object) -> None:
 
 
 def test_a_long_text_costs_linear_time() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     _redacted(reason="a" * 1_000_000, other="-----BEGIN PRIVATE KEY-----" * 10_000)
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 def test_no_traceback_shows_a_secret(capsys: pytest.CaptureFixture[str]) -> None:

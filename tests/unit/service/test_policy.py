@@ -91,17 +91,17 @@ def test_a_domain_does_not_permit_its_subdomains() -> None:
 def test_thousands_of_patterns_are_one_set() -> None:
     patterns = [rf"(.+\.)?customer-{number}\.example\.com" for number in range(5000)]
     matching = PatternSet(patterns)
-    started = time.perf_counter()
+    started = time.thread_time()
     assert matching.first("www.customer-4321.example.com") == 4321
     assert matching.first("www.customer-5000.example.com") is None
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 def test_a_hostile_name_costs_linear_time() -> None:
     matching = PatternSet([r"(a+)+b", r"(a|a)*c", r"(.*a){20}d"])
-    started = time.perf_counter()
+    started = time.thread_time()
     assert matching.first("a" * 253) is None
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 def test_no_patterns_match_nothing() -> None:

@@ -35,11 +35,17 @@ class Memory:
 
 
 class CountingStorage(FaultyStorage):
+    """``slow`` are waited for before what was read is told."""
+
     reads = 0
+    slow: asyncio.Event | None = None
 
     async def get(self, key: str) -> bytes | None:
         self.reads += 1
-        return await super().get(key)
+        value = await super().get(key)
+        if self.slow:
+            await self.slow.wait()
+        return value
 
 
 class Room:
@@ -155,6 +161,20 @@ async def test_one_that_is_replaced_is_read_again(it: Room) -> None:
     new = await it.keep("a.com", LEAF, b"new")
     assert (await it.staples.answer("a.com", LEAF.fingerprint)) != new
     it.staples.drop("a.com")
+    assert await it.staples.answer("a.com", LEAF.fingerprint) == new
+
+
+async def test_what_was_being_read_when_it_was_replaced_is_told_to_nobody_who_asks_later(it: Room) -> None:
+    old = await it.keep("a.com", LEAF)
+    it.storage.slow = asyncio.Event()
+    early = asyncio.create_task(it.staples.answer("a.com", LEAF.fingerprint))
+    await it.clock.advance(0)
+    new = await it.keep("a.com", LEAF, b"new")
+    it.staples.drop("a.com")
+    late = asyncio.create_task(it.staples.answer("a.com", LEAF.fingerprint))
+    await it.clock.advance(0)
+    it.storage.slow.set()
+    assert (await early, await late) == (old, new)
     assert await it.staples.answer("a.com", LEAF.fingerprint) == new
 
 

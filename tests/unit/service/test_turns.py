@@ -118,7 +118,7 @@ async def test_who_fails_leaves_the_turn_to_the_next(party: Party, clock: Manual
     turns = Turns(1, clock)
     for _ in range(3):
         with pytest.raises(ValueError, match="broken"):
-            async with asyncio.timeout(1), turns.turn(RENEWAL, suspect=False):
+            async with asyncio.timeout(60), turns.turn(RENEWAL, suspect=False):
                 raise ValueError("broken")
 
 
@@ -237,7 +237,7 @@ async def test_whatever_happens_no_turn_is_lost_or_given_twice(slots: int, seed:
             await asyncio.sleep(0)
         if chance.random() < 0.4:
             chance.choice(tasks).cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert not [outcome for outcome in outcomes if isinstance(outcome, AssertionError)]
     assert finished == outcomes.count(None) > 0

@@ -50,6 +50,7 @@ async def _keep(storage: FaultyStorage, state: NameState, cert_key: str = "a.com
         ("a.com", "domains lists it: a CA issues for it"),
         ("x.w.com", "the certificate for *.w.com, w.com answers it (wildcards)"),
         ("w.com", "the certificate for *.w.com, w.com answers it (wildcards)"),
+        ("*.w.com", "wildcards lists it: a CA issues for it"),
         ("p1.com", "re_patterns matches it: a CA issues for it"),
         ("x.test", "local_ca.names matches it: the server's own CA issues for it at once"),
         ("other.com", "no rule covers it, so ask decides before anything is issued"),

@@ -355,7 +355,7 @@ async def test_what_was_given_up_never_lands_after_a_later_write(
     def slow(self: Files, *args: object) -> object:
         if not held.is_set():
             held.set()
-            assert released.wait(10)
+            assert released.wait(60)
         return original(self, *args)
 
     await storage.put("key", b"before")
@@ -363,7 +363,7 @@ async def test_what_was_given_up_never_lands_after_a_later_write(
     time = LoopTime()
     early = asyncio.create_task(storage.put("key", b"early") if change == "put" else storage.delete("key"))
     try:
-        assert await asyncio.to_thread(held.wait, 10)
+        assert await asyncio.to_thread(held.wait, 60)
         if how == "cancelled":
             early.cancel()
         await time.advance(31 if how == "timed out" else 0)
@@ -392,7 +392,7 @@ async def test_nor_where_it_was_given_up_at_the_last_moment(
 
     monkeypatch.setattr(Path, "replace", slow)
     early = asyncio.create_task(storage.put("key", b"early"))
-    assert await asyncio.to_thread(held.wait, 10)
+    assert await asyncio.to_thread(held.wait, 60)
     early.cancel()
     await asyncio.wait([early])
     await storage.put("key", b"later")

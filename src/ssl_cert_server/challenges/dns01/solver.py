@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -25,7 +26,12 @@ PROPAGATION_TIMEOUT = 120.0
 DELEGATION_DEADLINE = 10.0
 """Seconds to find out where a name is delegated to, before it is known whether dns-01 can prove it."""
 
+REMOVALS_DEADLINE = 10.0
+"""Seconds that removals under way have when the server stops; the sweep of another one, or the next, does the rest."""
+
 _DROPPED_AFTER = 7 * 86_400.0
+_FAILURES = 3
+"""Left-overs of one zone that can't be removed, after which a sweep leaves the zone's others for the next time."""
 
 _log = structlog.get_logger()
 
@@ -81,6 +87,7 @@ class Dns01:
         self._propagation_timeout = propagation_timeout
         self._challenges: dict[str, _Challenge] = {}
         self._changes = RecordChanges(storage, clock)
+        self._removals: set[asyncio.Task[None]] = set()
 
     def handles(self, name: str) -> bool:
         """Tell whether there is a provider for the zone of a name (without ``*.``)."""
@@ -129,6 +136,8 @@ class Dns01:
     async def cleanup(self, name: str, token: str) -> None:  # noqa: ARG002 - the token is unique
         """Remove the value, when nobody uses it any more; what can't be removed now is tried again by the sweep.
 
+        Whoever can't wait for it may leave: a provider that is slow isn't cut off in the middle of its change.
+
         :raises ChallengeFailed: the provider refused or can't be reached.
         :raises StorageError: storage can't be written.
         """
@@ -141,7 +150,41 @@ class Dns01:
         del self._challenges[token]
         if challenge.set is None:
             return
-        begun = challenge.set
+        removal = asyncio.create_task(self._remove(challenge.set))
+        self._removals.add(removal)
+        removal.add_done_callback(self._removed)
+        await asyncio.shield(removal)
+
+    async def close(self) -> None:
+        """Let the removals under way come to an end, for a while."""
+        if self._removals:
+            _, late = await asyncio.wait(self._removals, timeout=REMOVALS_DEADLINE)
+            for removal in late:
+                removal.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def remove_left_over(self) -> bool:
+        """Remove from DNS what instances that are gone, or clean-ups that failed, left there.
+
+        What a living instance uses stays. What can't be removed now stays kept for the next time, and is forgotten
+        after a week. True where some stayed under a lease: its holder may have died a moment ago.
+
+        :raises StorageError: storage can't be read or written now.
+        """
+        failures: Counter[str] = Counter()
+        held = False
+        async for key in self._storage.list(FOLDER):
+            lease = await self._storage.acquire(lease_of(key), LEASE_SECONDS)
+            if lease is None:
+                held = True
+                continue
+            try:
+                await self._sweep(key, lease, failures)
+            finally:
+                await self._storage.release(lease)
+        return held
+
+    async def _remove(self, begun: _Set) -> None:
         try:
             await self._changes.remove(begun.kept, begun.zone.provider, begun.hold.lease)
         except CertServerError as error:
@@ -150,22 +193,10 @@ class Dns01:
         finally:
             await begun.hold.let_go()
 
-    async def remove_left_over(self) -> None:
-        """Remove from DNS what instances that are gone, or clean-ups that failed, left there.
-
-        What a living instance uses stays. What can't be removed now stays kept for the next time; where no zone is
-        configured for it any more, it is forgotten after a week.
-
-        :raises StorageError: storage can't be read or written now.
-        """
-        async for key in self._storage.list(FOLDER):
-            lease = await self._storage.acquire(lease_of(key), LEASE_SECONDS)
-            if lease is None:
-                continue
-            try:
-                await self._sweep(key, lease)
-            finally:
-                await self._storage.release(lease)
+    def _removed(self, removal: asyncio.Task[None]) -> None:
+        self._removals.discard(removal)
+        if not removal.cancelled():
+            removal.exception()  # logged; whoever waited for it may have left
 
     async def _place(self, name: str) -> tuple[str, ZoneProvider]:
         """Find the record at which the CA will look for a name's values, and who changes it."""
@@ -196,24 +227,31 @@ class Dns01:
         seconds = round(self._clock.monotonic() - started, 1)
         _log.info("challenge.dns01.propagated", record=begun.kept.record, servers=servers, seconds=seconds)
 
-    async def _sweep(self, key: str, lease: Lease) -> None:
+    async def _sweep(self, key: str, lease: Lease, failures: Counter[str]) -> None:
+        """Remove one left-over; ``failures`` counts those of each zone in this sweep, as calls to a provider cost."""
         kept = parse_record(await self._storage.get(key))
         if kept is None or kept.key != key:
             await self._storage.delete(key, lease=lease)
             return
         zone = self._zones.named(kept.zone) or self._zones.holding(kept.record)
-        try:
-            if zone is not None:
+        if zone is None:
+            reason = "no dns-01 zone is configured for it any more; remove it by hand"
+        elif failures[zone.zone] >= _FAILURES:
+            reason = f"{_FAILURES} others could not be removed just now"
+        else:
+            try:
                 await self._changes.remove(kept, zone.provider, lease)
-                _log.info("challenge.dns01.left_over_removed", record=kept.record)
-            elif kept.created < self._clock.now() - _DROPPED_AFTER:
-                await self._storage.delete(key, lease=lease)
-                _log.warning("challenge.dns01.left_over_forgotten", record=kept.record, zone=kept.zone)
+            except CertServerError as error:
+                failures[zone.zone] += 1
+                reason = str(error)
             else:
-                reason = "no dns-01 zone is configured for it any more; remove it by hand"
-                _log.warning("challenge.dns01.not_removed", record=kept.record, reason=reason)
-        except CertServerError as error:
-            _log.warning("challenge.dns01.not_removed", record=kept.record, reason=str(error))
+                _log.info("challenge.dns01.left_over_removed", record=kept.record)
+                return
+        if kept.created < self._clock.now() - _DROPPED_AFTER:
+            await self._storage.delete(key, lease=lease)
+            _log.warning("challenge.dns01.left_over_forgotten", record=kept.record, zone=kept.zone, reason=reason)
+        else:
+            _log.warning("challenge.dns01.not_removed", record=kept.record, reason=reason)
 
 
 def _record(name: str) -> str:

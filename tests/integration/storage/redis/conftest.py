@@ -15,6 +15,8 @@ from ssl_cert_server.storage.redis import RedisSettings, RedisStorage
 from tests.support.redis_server import RedisServer, make_cluster
 
 DAY = 86_400
+PATIENCE = 30
+"""Seconds that a call may take where it has to succeed."""
 
 
 class RedisBackend:
@@ -78,7 +80,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServ
 def settings(redis_server: RedisServer) -> RedisSettings:
     """Those of an empty database."""
     redis_server.ask("FLUSHALL")
-    return RedisSettings(addr=redis_server.addr)
+    return RedisSettings(addr=redis_server.addr, timeout=PATIENCE)
 
 
 @pytest.fixture(params=["one server", "prefix", "cluster"])
@@ -96,12 +98,14 @@ def make_backend(request: pytest.FixtureRequest) -> RedisBackend:
         nodes: list[RedisServer] = request.getfixturevalue("cluster")
         addr = ",".join(node.addr for node in nodes)
         # Other tags, other slots, other nodes.
-        return RedisBackend(RedisSettings(addr=addr, cluster=True, prefix=f"{{t{next(_numbers)}}}:"), nodes)
+        settings = RedisSettings(addr=addr, cluster=True, prefix=f"{{t{next(_numbers)}}}:", timeout=PATIENCE)
+        return RedisBackend(settings, nodes)
     server: RedisServer = request.getfixturevalue("redis_server")
     if request.param == "prefix":
-        return RedisBackend(RedisSettings(addr=server.addr, prefix=f"[a-z]*\\?{next(_numbers)}:"), [server])
+        settings = RedisSettings(addr=server.addr, prefix=f"[a-z]*\\?{next(_numbers)}:", timeout=PATIENCE)
+        return RedisBackend(settings, [server])
     server.ask("FLUSHALL")
-    return RedisBackend(RedisSettings(addr=server.addr), [server])
+    return RedisBackend(RedisSettings(addr=server.addr, timeout=PATIENCE), [server])
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from ssl_cert_server.storage.seal import Sealer, SealKey, is_sealed
 from ssl_cert_server.storage.sealed import SealedStorage
 from tests.support.clock import ManualClock
 from tests.support.faulty_storage import FaultyStorage
+from tests.support.loop_time import LoopTime, settle
 from tests.unit.server.upkeep.support import everything, fill
 
 OLD, NEW, OTHER = (SealKey(bytes([number]) * 32) for number in (1, 2, 3))
@@ -107,7 +108,11 @@ async def test_a_lease_that_is_lost_meanwhile_leaves_the_value(
         return value
 
     monkeypatch.setattr(SealedStorage, "get", robbed)
-    counts = await resealing.work().run()
+    time = LoopTime()
+    work = asyncio.create_task(resealing.work().run())
+    await settle()
+    await time.advance(PATIENCE)  # in which the robber keeps it
+    counts = await work
     assert (counts.busy, counts.rewritten) == (1, 0)
     assert await storage.get("a.example") == b"of the new holder"
 
