@@ -31,6 +31,7 @@ async def used_in_every_way(storage: Storage) -> None:
     await storage.put("_state/a.example", b"state")
     await storage.schedule("renewals", [Due("a.example", 1.0)])
     await storage.claim("renewals", now=2.0, limit=1, seconds=1)
+    await storage.index_complete()
     await storage.mark_index_complete()
     await storage.announce(["a.example"])
     await storage.changes("", 0)
