@@ -53,6 +53,7 @@ async def _fill(section: dict[str, Any], have: int, count: int) -> None:
     config = parse_config(_yaml(section), "scale")
     storage = open_storage(config, SystemClock())
     now = time.time()
+    await storage.index_complete()  # or it can't be marked in the end
     pair = make_certificate(f"*.{DOMAIN}", start=now - DAY, end=now + 89 * DAY)
     for start in range(have, count, _BATCH):
         numbers = range(start, min(start + _BATCH, count))

@@ -82,8 +82,10 @@ class Storage(Protocol):
         who works for longer schedules it later. Times are the caller's wall clock; nothing else is made of them.
         When ``schedule`` returns, the entry survives a crash of the process and of the machine. Entries and values
         know nothing of each other: where the index was lost, or never was, ``index_complete`` says so, and whoever
-        knows what the values mean schedules them anew. Work per call is proportional to what is claimed or scheduled,
-        or to its logarithm.
+        knows what the values mean schedules them anew, and then says so by ``mark_index_complete``. That is about the
+        index which this instance asked about last: what was scheduled into one that was lost meanwhile is not in the
+        one that took its place. So it is asked about before it is filled, or can't be marked. Work per call is
+        proportional to what is claimed or scheduled, or to its logarithm.
 
     Changes
         ``announce`` tells every instance, its own too, that what belongs to keys was changed. ``changes`` gives what
@@ -142,7 +144,10 @@ class Storage(Protocol):
         """Tell whether somebody said that the index knows of everything stored, and it was not lost since."""
 
     async def mark_index_complete(self) -> None:
-        """Say so."""
+        """Say so of the index that this instance's last ``index_complete`` was about.
+
+        It doesn't count, or StorageError is raised, where that was lost since; the latter where there was no such call.
+        """
 
     async def announce(self, keys: Sequence[str]) -> None:
         """Tell every instance that what belongs to these keys was changed."""
@@ -164,6 +169,11 @@ def check_value(key: str, value: bytes) -> None:
     """:raises StorageError: the value is longer than :data:`MAX_VALUE`."""
     if len(value) > MAX_VALUE:
         raise StorageError(f"can't write {key}: {len(value)} bytes are more than {MAX_VALUE}")
+
+
+def never_asked() -> StorageError:
+    """What ``mark_index_complete`` raises where ``index_complete`` was never called."""
+    return StorageError("can't mark the due index as complete: nobody asked, before it was filled, whether it is")
 
 
 def check_key(key: str) -> list[str]:

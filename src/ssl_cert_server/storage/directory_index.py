@@ -14,7 +14,7 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.storage import directory_index_sql as sql
 from ssl_cert_server.storage import directory_news as news
-from ssl_cert_server.storage.base import Changes, Due, check_key
+from ssl_cert_server.storage.base import Changes, Due, check_key, never_asked
 from ssl_cert_server.storage.directory_index_file import IndexFile
 from ssl_cert_server.storage.directory_threads import Call, Threads
 from ssl_cert_server.storage.folders import Place
@@ -112,6 +112,8 @@ class DirectoryIndex:
 
         :raises StorageError: it isn't the index any more that :meth:`index_complete` told of: fill it again.
         """
+        if self._asked_about is None:
+            raise never_asked()
         if not await self._write("mark as complete", partial(sql.mark_complete, log=self._asked_about)):
             raise StorageError(f"{self._writing[1].path} was lost while it was filled, and has to be filled again")
 

@@ -73,9 +73,9 @@ def completeness(connection: sqlite3.Connection) -> tuple[str, bool]:
     return log, bool(complete)
 
 
-def mark_complete(connection: sqlite3.Connection, log: str | None) -> bool:
+def mark_complete(connection: sqlite3.Connection, log: str) -> bool:
     """Mark the index as complete, where it is still the one of that name; tells whether it is."""
-    return connection.execute("UPDATE meta SET complete = 1 WHERE log = coalesce(?, log)", (log,)).rowcount == 1
+    return connection.execute("UPDATE meta SET complete = 1 WHERE log = ?", (log,)).rowcount == 1
 
 
 def schedule(connection: sqlite3.Connection, queue: str, entries: Sequence[Due]) -> None:

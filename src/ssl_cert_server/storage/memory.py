@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import LeaseLost
-from ssl_cert_server.storage.base import CHANGES_KEPT, Changes, Due, Lease, check_key, check_value
+from ssl_cert_server.storage.base import CHANGES_KEPT, Changes, Due, Lease, check_key, check_value, never_asked
 from ssl_cert_server.storage.memory_index import MemoryQueue
 
 
@@ -22,6 +22,7 @@ class MemoryStorage:
         self._last_token = 0
         self._queues: defaultdict[str, MemoryQueue] = defaultdict(MemoryQueue)
         self._index_complete = False
+        self._asked = False
         self._announced: list[str] = []
         self._forgotten = 0
         self._news = asyncio.Event()
@@ -89,9 +90,12 @@ class MemoryStorage:
             yield entry
 
     async def index_complete(self) -> bool:
+        self._asked = True
         return self._index_complete
 
     async def mark_index_complete(self) -> None:
+        if not self._asked:
+            raise never_asked()
         self._index_complete = True
 
     async def announce(self, keys: Sequence[str]) -> None:

@@ -70,7 +70,7 @@ async def test_a_write_that_meets_a_take_over_waits_for_it_and_is_refused(
     await storage.put("key", b"old")
     lease = await taken(storage, seconds=0)
     async with session(backend) as taking:
-        await taking.execute(leases._ACQUIRE, {"name": "work", "owner": "another", "seconds": 30.0})
+        await taking.execute(leases._ACQUIRE, {"name": "work", "instance": "another", "seconds": 30.0})
         calls = {
             "put": lambda: storage.put("key", b"new", lease=lease),
             "delete": lambda: storage.delete("key", lease=lease),
@@ -106,6 +106,47 @@ async def test_leases_of_long_ago_are_swept_and_tokens_grow_on_though_the_clock_
     assert backend.server.execute(f"SELECT 1 FROM {backend.schema}.leases WHERE name LIKE 'other%'") == []
     assert backend.server.execute(f"SELECT 1 FROM {backend.schema}.leases WHERE name = 'work'") == []
     assert (await taken(storage)).token > before.token + 1000000000000000
+
+
+async def test_a_dead_holders_lease_lapses_within_its_length_though_the_servers_clock_was_set_back(
+    backend: PostgresBackend, storage: PostgresStorage, peer: PostgresStorage
+) -> None:
+    lease = await taken(storage, seconds=5)
+    await storage.renew(lease, 30)
+    await backend.let_pass(-3600)
+    for _ in range(2):
+        assert await peer.acquire("work", 30) is None
+        assert 0 < lapses_in(backend) <= 30
+    await storage.put("key", b"value", lease=lease)
+    await storage.renew(lease, 60)
+    assert await peer.acquire("work", 30) is None
+    assert lapses_in(backend) > 30, "what it was renewed for counts"
+    await backend.let_pass(60)
+    assert (await taken(peer)).token > lease.token
+
+
+async def test_a_lease_that_an_older_server_took_is_left_as_it_is(
+    backend: PostgresBackend, storage: PostgresStorage, peer: PostgresStorage
+) -> None:
+    await taken(storage, seconds=5)
+    backend.server.execute(f"UPDATE {backend.schema}.leases SET owner = 'f00', until = until + interval '1 hour'")
+    assert await peer.acquire("work", 30) is None
+    assert lapses_in(backend) > 3000
+
+
+async def test_a_renewed_lease_is_given_back_by_its_closing_holder(
+    storage: PostgresStorage, peer: PostgresStorage
+) -> None:
+    await storage.renew(await taken(storage), 1000)
+    await storage.close()
+    await taken(peer)
+
+
+def lapses_in(backend: PostgresBackend) -> float:
+    """Seconds that the one lease still has."""
+    look = f"SELECT extract(epoch FROM until - clock_timestamp())::float8 FROM {backend.schema}.leases"
+    ((left,),) = backend.server.execute(look)
+    return float(left)
 
 
 async def test_a_lease_whose_acquire_was_cancelled_is_free_when_its_instance_closes(
@@ -376,6 +417,52 @@ async def test_a_call_that_waits_on_the_server_is_taken_back_there_when_it_is_ca
     assert await storage.get("key") == b"old"
 
 
+async def test_writes_go_on_over_every_connection_when_the_servers_clock_was_set_forward(
+    backend: PostgresBackend, storage: PostgresStorage
+) -> None:
+    await all_connected(backend, storage)
+    before = connection_ids(backend)
+    pool = storage._connections._pool
+    assert pool is not None
+    for connection in pool._pool:
+        connection.ahead -= 3600  # as it is for the server, an hour later
+    for number in range(8):
+        await storage.put(f"key{number}", b"value")
+        await storage.schedule("work", [Due(f"key{number}", NOW)])
+        await storage.delete(f"other{number}")
+    assert connection_ids(backend) == before
+    assert all(abs(connection.ahead - pool._pool[0].ahead) < 60 for connection in pool._pool)
+
+
+async def test_what_comes_too_late_all_the_same_is_refused_and_not_sent_for_ever(
+    backend: PostgresBackend, storage: PostgresStorage
+) -> None:
+    await storage.put("key", b"old")
+    backend.server.execute(
+        f"CREATE SEQUENCE {backend.schema}.sent; CREATE OR REPLACE FUNCTION {backend.schema}.in_time(by float8)"
+        f" RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('{backend.schema}.sent');"
+        " RAISE EXCEPTION 'it came to the server too late' USING ERRCODE = 'SC001'; END $$"
+    )
+    with pytest.raises(StorageError, match="can't write key in PostgreSQL: it came to the server too late"):
+        await storage.put("key", b"new")
+    assert backend.server.execute(f"SELECT last_value FROM {backend.schema}.sent") == [(2,)]
+    assert await storage.get("key") == b"old"
+
+
+async def all_connected(backend: PostgresBackend, storage: PostgresStorage) -> None:
+    """Until the pool has all connections that it may."""
+    await at_most(backend, 0)
+    await storage.put("key", b"value")
+    async with session(backend) as blocking:
+        await blocking.execute("LOCK TABLE kept")
+        reads = [asyncio.ensure_future(storage.get("key")) for _ in range(4)]
+        async with asyncio.timeout(60):
+            while connections(backend) < 4:  # noqa: ASYNC110 - the server has no event
+                await asyncio.sleep(0.05)
+        await blocking.rollback()
+        await asyncio.gather(*reads)
+
+
 async def test_connections_stay_within_the_pool_and_one_that_listens(backend: PostgresBackend) -> None:
     await at_most(backend, 0)
     storage = backend.open(backend.settings(pool_size=3), SystemClock())
@@ -402,11 +489,13 @@ async def test_a_server_that_would_not_wait_for_its_disk_has_to(backend: Postgre
 _SETTING: LiteralString = "SELECT current_setting('synchronous_commit')"
 
 
+def connection_ids(backend: PostgresBackend) -> set[int]:
+    look = "SELECT pid FROM pg_stat_activity WHERE application_name = 'ssl-cert-server'"
+    return {pid for (pid,) in backend.server.execute(look)}
+
+
 def connections(backend: PostgresBackend) -> int:
-    ((count,),) = backend.server.execute(
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ssl-cert-server'"
-    )
-    return int(count)
+    return len(connection_ids(backend))
 
 
 async def at_most(backend: PostgresBackend, count: int) -> None:

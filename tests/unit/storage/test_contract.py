@@ -539,6 +539,15 @@ async def test_whether_the_index_knows_of_everything_is_remembered(backend: Back
     assert await backend.open().index_complete()
 
 
+async def test_an_index_that_nobody_asked_about_before_it_was_filled_is_not_marked(storage: Storage) -> None:
+    await storage.schedule("work", [Due("a", NOW)])
+    with pytest.raises(StorageError):
+        await storage.mark_index_complete()
+    assert not await storage.index_complete()
+    await storage.mark_index_complete()
+    assert await storage.index_complete()
+
+
 async def test_the_due_index_is_in_no_list(storage: Storage) -> None:
     await storage.schedule("work", [Due("a", NOW)])
     await storage.announce(["a"])

@@ -55,6 +55,7 @@ async def filled(root: Path, clock: ManualClock, entries: int = 3) -> Path:
     """A directory with an index that is complete, and nobody on it."""
     storage = DirectoryStorage(root, clock)
     await storage.put("a.example", b"value")
+    await storage.index_complete()
     await storage.schedule("work", [Due(f"n{number}.example", NOW, float(number)) for number in range(entries)])
     await storage.mark_index_complete()
     await storage.close()
@@ -207,6 +208,7 @@ async def test_one_that_is_removed_while_it_is_used_is_made_anew_for_every_insta
     storage: DirectoryStorage, peer: DirectoryStorage, root: Path
 ) -> None:
     for one in (storage, peer):
+        await one.index_complete()
         await one.schedule("work", [Due("a.example", NOW)])
         await one.mark_index_complete()
     for path in root.glob(".index.sqlite*"):
@@ -398,6 +400,7 @@ async def test_what_schedule_says_is_synced_and_a_claim_is_not(
     await claimed(storage)
     await storage.announce(["a.example"])
     await storage.unschedule("work", ["a.example"])
+    await storage.index_complete()
     await storage.mark_index_complete()
     assert told == [
         ("schedule", True),

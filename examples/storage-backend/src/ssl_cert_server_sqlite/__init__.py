@@ -52,7 +52,8 @@ class SqliteStorage:
             self._database.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise StorageError(f"can't open {path}: {error}") from error
-        self._thread, self._closed = ThreadPoolExecutor(1, thread_name_prefix="sqlite"), False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+        self._closed = self._asked = False
 
     async def get(self, key: str) -> bytes | None:
         check_key(key)
@@ -113,9 +114,12 @@ class SqliteStorage:
                 yield Due(last, at, rank)
 
     async def index_complete(self) -> bool:
+        self._asked = True
         return await self._rows("index", "PRAGMA user_version") == [(1,)]
 
     async def mark_index_complete(self) -> None:
+        if not self._asked:
+            raise StorageError(f"can't mark the index in {self._path}: nobody asked whether it is complete before")
         await self._rows("index", "PRAGMA user_version = 1")
 
     async def announce(self, keys: Sequence[str]) -> None:

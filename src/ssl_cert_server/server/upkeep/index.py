@@ -42,6 +42,7 @@ class QueueRebuild:
 
         :raises StorageError: storage can't be read or written.
         """
+        await self.storage.index_complete()  # so that an index which is lost meanwhile isn't marked in its place
         for queue, work in ((PARKED, self._keep_parked), (RENEWALS, self._renew_entries)):
             await side_by_side(batches(self.storage.list_due(queue), _TOGETHER), work)
         await side_by_side(batches(self.storage.list(), _TOGETHER), self._add_missing)

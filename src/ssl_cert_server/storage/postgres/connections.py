@@ -109,9 +109,7 @@ class Connections:
         limit = str(round(self.timeout * 1000))
         await connection.execute(_SESSION, {"schema": self.schema, "limit": limit})
         await prepare_schema(connection, self.schema)
-        cursor = await connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
-        ((now,),) = await cursor.fetchall()
-        connection.ahead = now - asyncio.get_running_loop().time()
+        await _compare_clocks(connection)
 
     async def _retried(self, statement: LiteralString, values: Mapping[str, object], by: float) -> list[Row]:
         for attempt in range(1, _TRIES):
@@ -124,12 +122,15 @@ class Connections:
 
     async def _run(self, statement: LiteralString, values: Mapping[str, object], by: float) -> list[Row]:
         async with self._lending() as connection:
-            connection.unreplicated = False
-            cursor = await connection.execute(statement, {**values, "by": by + connection.ahead}, binary=True)
-            rows = await cursor.fetchall() if cursor.description is not None else []
-            if connection.unreplicated:
-                raise NotReplicated
-            return rows
+            try:
+                return await _execute(connection, statement, values, by)
+            except psycopg.Error as error:
+                if error.sqlstate != _TOO_LATE:
+                    raise
+            # Nothing was done, and there is time left here: the server's clock was set forward, or this machine stood
+            # still. What else is in the pool finds out in the same way.
+            await _compare_clocks(connection)
+            return await _execute(connection, statement, values, by)
 
     # --- the pool
 
@@ -140,10 +141,8 @@ class Connections:
         self._lent += 1
         try:
             yield connection
-        except psycopg.Error as error:
-            if isinstance(error, errors.ReadOnlySqlTransaction) or error.sqlstate == _TOO_LATE:
-                # It is the primary no more, or its clock was set: the next connection asks for the one, and the other.
-                await connection.close()
+        except errors.ReadOnlySqlTransaction:
+            await connection.close()  # it is the primary no more: the next connection asks for the one that is
             raise
         finally:
             self._lent -= 1
@@ -225,6 +224,23 @@ class Connections:
         self._returning.add(returning)
         returning.add_done_callback(self._returning.discard)
         return asyncio.shield(returning)
+
+
+async def _execute(
+    connection: Connection, statement: LiteralString, values: Mapping[str, object], by: float
+) -> list[Row]:
+    connection.unreplicated = False
+    cursor = await connection.execute(statement, {**values, "by": by + connection.ahead}, binary=True)
+    rows = await cursor.fetchall() if cursor.description is not None else []
+    if connection.unreplicated:
+        raise NotReplicated
+    return rows
+
+
+async def _compare_clocks(connection: Connection) -> None:
+    cursor = await connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
+    ((now,),) = await cursor.fetchall()
+    connection.ahead = now - asyncio.get_running_loop().time()
 
 
 def _heed(connection: Connection, notice: errors.Diagnostic) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
-from ssl_cert_server.storage.base import Due, check_key
+from ssl_cert_server.storage.base import Due, check_key, never_asked
 from ssl_cert_server.storage.postgres.connections import Connections
 
 # Sorted, so that two calls that meet wait for each other in one direction only.
@@ -57,6 +57,7 @@ class DueIndex:
     def __init__(self, connections: Connections, clock: Clock) -> None:
         self._connections = connections
         self._clock = clock
+        self._asked = False
 
     async def schedule(self, queue: str, entries: Sequence[Due]) -> None:
         _check_queue(queue)
@@ -103,9 +104,12 @@ class DueIndex:
 
     async def is_complete(self) -> bool:
         ((complete,),) = await self._connections.fetch("look into the due index", _IS_COMPLETE, {})
+        self._asked = True
         return bool(complete)
 
     async def mark_complete(self) -> None:
+        if not self._asked:
+            raise never_asked()
         await self._connections.fetch("mark the due index as complete", _MARK_COMPLETE, {})
 
     async def list(self, queue: str) -> AsyncIterator[Due]:

@@ -11,8 +11,8 @@ from redis.exceptions import NoScriptError, RedisError
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
-from ssl_cert_server.storage.redis.connection import RedisConnection, Reply, Word, exchange, make_connection
-from ssl_cert_server.storage.redis.discovery import ByCluster, BySentinels, Finder, Fixed
+from ssl_cert_server.storage.redis.connection import Finder, RedisConnection, Reply, Word, exchange, make_connection
+from ssl_cert_server.storage.redis.discovery import ByCluster, BySentinels, Fixed
 from ssl_cert_server.storage.redis.failures import Refused, code_of, is_not_the_primary, message_of
 from ssl_cert_server.storage.redis.pool import Pool
 from ssl_cert_server.storage.redis.settings import Address, RedisSettings
@@ -99,6 +99,8 @@ class Client:
             async with asyncio.timeout(self._settings.timeout + blocks):
                 replies, one_of_several = await self._attempts(commands, script, pool or self._pool)
         except TimeoutError:
+            # A machine that is gone closes nothing: every idle connection to it would cost as much time.
+            (pool or self._pool).forget()
             failure = StorageError(f"can't {what} in Redis at {self._where}: no answer in {self._settings.timeout:g} s")
         except (RedisError, OSError) as error:
             failure = StorageError(message_of(what, self._where, error))
@@ -117,9 +119,8 @@ class Client:
         for pause in _PAUSES:
             try:
                 replies = await self._once(commands, script, pool)
-                if not any(isinstance(reply, RedisError) and is_not_the_primary(reply) for reply in replies):
+                if not _led_astray(replies):
                     return replies, lost
-                pool.forget()
             except NoConnection as error:
                 if code_of(error) or self._closed:
                     raise
@@ -132,6 +133,9 @@ class Client:
             replies = await exchange(connection, commands)
             if script is not None and isinstance(replies[0], NoScriptError):
                 replies = await exchange(connection, [script.whole(commands[0]), *commands[1:]])
+            if _led_astray(replies):
+                connection.doubt()
+                pool.forget()
             return replies
 
     def _wait_for_replicas(self) -> list[Sequence[Word]]:
@@ -176,16 +180,20 @@ class Client:
             sentinel,
             self._settings.sentinel_username,
             self._settings.sentinel_password,
-            Fixed(sentinel).find,
+            Fixed(sentinel),
             self._tls.current if sentinel.tls else None,
         )
 
     def _to(self, address: Address, finder: Finder) -> RedisConnection:
         tls = self._tls.current if address.tls else None
-        return make_connection(address, self._settings.username, self._settings.password, finder.find, tls)
+        return make_connection(address, self._settings.username, self._settings.password, finder, tls)
 
     def _say_where(self) -> str:
         settings = self._settings
         if settings.sentinels:
             return f"{settings.master_name} (Sentinels {', '.join(str(one) for one in settings.sentinel_addresses())})"
         return ", ".join(str(address) for address in settings.addresses())
+
+
+def _led_astray(replies: Sequence[Reply]) -> bool:
+    return any(isinstance(reply, RedisError) and is_not_the_primary(reply) for reply in replies)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainSocketConnection
 from redis.exceptions import ResponseError
@@ -19,8 +19,32 @@ Reply: TypeAlias = Any
 """What a command gives: bytes, an integer, None, or a list of these; in ``exchange`` a refusal, too."""
 
 
+class Found(NamedTuple):
+    """Where a server is, and which of several said so."""
+
+    host: str
+    port: int
+    teller: Address | None = None
+
+
+class Finder(Protocol):
+    """Finds the server for new connections."""
+
+    must_tell_its_role: bool
+    """Whether a server may be found that isn't the primary any more, and is to be asked."""
+
+    async def find(self) -> Found:
+        """Give the server; raises redis-py's ConnectionError where nobody knows."""
+
+    def doubt(self, found: Found) -> None:
+        """Hear that it was not to be had there, or was not the one: somebody else may know better."""
+
+
 class _Droppable(AbstractConnection):
     """What both kinds can."""
+
+    def doubt(self) -> None:
+        """Say that this did not lead to the server that was wanted."""
 
     def drop(self) -> None:
         """Close without waiting; what was not sent yet never will be."""
@@ -35,17 +59,23 @@ class _TcpConnection(_Droppable, Connection):
 
     def __init__(
         self,
-        find: Callable[[], Awaitable[tuple[str, int]]],
+        finder: Finder,
         tls: Callable[[], ssl.SSLContext] | None,
         options: dict[str, Any],
     ) -> None:
         super().__init__(**options)
-        self._find = find
+        self._finder = finder
+        self._found: Found | None = None
         self._tls = tls
         self._context: ssl.SSLContext | None = None
 
+    def doubt(self) -> None:
+        if self._found is not None:
+            self._finder.doubt(self._found)
+
     async def _connect(self) -> None:
-        self.host, self.port = await self._find()
+        self._found = await self._finder.find()
+        self.host, self.port = self._found.host, self._found.port
         if self._tls is not None:
             self._context = self._tls()
         await super()._connect()  # type: ignore[no-untyped-call]
@@ -68,7 +98,7 @@ def make_connection(
     address: Address,
     username: str,
     password: str,
-    find: Callable[[], Awaitable[tuple[str, int]]],
+    finder: Finder,
     tls: Callable[[], ssl.SSLContext] | None,
 ) -> RedisConnection:
     """Make a connection that is not connected yet.
@@ -87,7 +117,7 @@ def make_connection(
     }
     if address.path:
         return _UnixConnection(path=address.path, **options)
-    return _TcpConnection(find, tls, options)
+    return _TcpConnection(finder, tls, options)
 
 
 async def exchange(connection: RedisConnection, commands: Sequence[Sequence[Word]]) -> list[Reply]:

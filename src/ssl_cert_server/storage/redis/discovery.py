@@ -5,28 +5,17 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import ResponseError
 
-from ssl_cert_server.storage.redis.connection import RedisConnection, Reply, connect, exchange
+from ssl_cert_server.storage.redis.connection import Found, RedisConnection, Reply, connect, exchange
 from ssl_cert_server.storage.redis.failures import reason_of
 from ssl_cert_server.storage.redis.settings import Address
 
 Ask = Callable[[Address], RedisConnection]
 """Makes a connection to a node or Sentinel that is asked."""
-
-
-class Finder(Protocol):
-    """Finds the server for new connections."""
-
-    must_tell_its_role: bool
-    """Whether a server may be found that isn't the primary any more, and is to be asked."""
-
-    async def find(self) -> tuple[str, int]:
-        """Give host and port; raises redis-py's ConnectionError where nobody knows."""
 
 
 class Fixed:
@@ -37,12 +26,18 @@ class Fixed:
     def __init__(self, address: Address) -> None:
         self._address = address
 
-    async def find(self) -> tuple[str, int]:
-        return self._address.host, self._address.port
+    async def find(self) -> Found:
+        return Found(self._address.host, self._address.port)
+
+    def doubt(self, found: Found) -> None:
+        """There is no other."""
 
 
 class Asked(ABC):
-    """What the first of several that knows says; it is asked first the next time."""
+    """What the first of several that knows says; it is asked first the next time, unless that led nowhere.
+
+    One that is cut off from the others goes on telling what it once knew, and what was true then.
+    """
 
     def __init__(self, addresses: Sequence[Address], ask: Ask, patience: float) -> None:
         """``patience``: seconds for one that doesn't answer."""
@@ -50,12 +45,12 @@ class Asked(ABC):
         self._ask = ask
         self._patience = patience
 
-    async def find(self) -> tuple[str, int]:
+    async def find(self) -> Found:
         reasons = []
         for address in [*self._addresses]:
             try:
                 async with asyncio.timeout(self._patience):
-                    found = await self._asked(address)
+                    host, port = await self._asked(address)
             except TimeoutError:
                 reasons.append(f"{address}: no answer")
                 continue
@@ -64,8 +59,14 @@ class Asked(ABC):
                 continue
             self._addresses.remove(address)
             self._addresses.insert(0, address)
-            return found
+            return Found(host, port, address)
         raise NoConnection("; ".join(reasons))
+
+    def doubt(self, found: Found) -> None:
+        """Have whoever said so be asked last."""
+        if found.teller is not None:
+            self._addresses.remove(found.teller)
+            self._addresses.append(found.teller)
 
     async def _asked(self, address: Address) -> tuple[str, int]:
         connection = self._ask(address)

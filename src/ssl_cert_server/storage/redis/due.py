@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
-from ssl_cert_server.storage.base import Due, check_key
+from ssl_cert_server.storage.base import Due, check_key, never_asked
 from ssl_cert_server.storage.redis.client import Client, Script
 from ssl_cert_server.storage.redis.connection import Reply, Word
 from ssl_cert_server.storage.redis.given_up import GivenUp
@@ -88,9 +88,10 @@ class DueIndex:
         return bool(marked == self._history)
 
     async def mark_complete(self) -> None:
+        if not self._history:
+            raise never_asked()
         # What was scheduled before a failover counts only for the history of then.
-        history = self._history or await self._present_history()
-        await self._client.command("mark the due index", "SET", self._keys.complete, history, durable=True)
+        await self._client.command("mark the due index", "SET", self._keys.complete, self._history, durable=True)
 
     async def _present_history(self) -> bytes:
         told: bytes = await self._client.command("look at the due index", "INFO", "replication")

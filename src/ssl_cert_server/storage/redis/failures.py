@@ -35,7 +35,8 @@ _SAID_OTHERWISE = {"unauthenticated": "NOAUTH", "user executing the script": "NO
 _CODE = re.compile(rf"\b({'|'.join(_ADVICE)})\b")
 _SECRET_FOLLOWS = re.compile(r",? with args beginning with.*", re.DOTALL)
 
-_NOT_THE_ONE = {"READONLY", "MOVED", "UNBLOCKED", "MASTERDOWN"}
+# CLUSTERDOWN, too: a node that is cut off from the others says so while these have another one serve its slots.
+_NOT_THE_ONE = {"READONLY", "MOVED", "UNBLOCKED", "MASTERDOWN", "CLUSTERDOWN"}
 
 
 class Refused(StorageError):

@@ -73,10 +73,18 @@ class Pool:
         return None
 
     async def _connect(self, connection: RedisConnection) -> None:
-        await connect(connection)
-        if self._must_be_primary:
-            [role] = await exchange(connection, [("ROLE",)])
-            if isinstance(role, Exception):
-                raise role
-            if role[0] != b"master":
-                raise NoConnection("the Sentinels' primary is a replica now; another one is being chosen")
+        try:
+            await connect(connection)
+            if self._must_be_primary:
+                await _check_role(connection)
+        except BaseException:
+            connection.doubt()
+            raise
+
+
+async def _check_role(connection: RedisConnection) -> None:
+    [role] = await exchange(connection, [("ROLE",)])
+    if isinstance(role, Exception):
+        raise role
+    if role[0] != b"master":
+        raise NoConnection("the Sentinels' primary is a replica now; another one is being chosen")

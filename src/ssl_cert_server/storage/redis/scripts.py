@@ -51,12 +51,25 @@ return 'done'
 """
 )
 
-ACQUIRE = Script("""
--- KEYS: the lease, the last token given. ARGV: the instance, this call, milliseconds.
+_TIMED = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local held = redis.call('HMGET', KEYS[1], 'token', 'until', 'call')
+local function set_until(token, milliseconds)
+  local lapses = string.format('%.0f', now + milliseconds * 1000)
+  redis.call('HSET', KEYS[1], 'until', lapses, 'lasts', token .. ' ' .. milliseconds)
+end
+"""
+"""The token is there twice: servers that know nothing of ``lasts`` leave that of a lease before theirs."""
+
+ACQUIRE = Script(
+    _TIMED
+    + """
+-- KEYS: the lease, the last token given. ARGV: the instance, this call, milliseconds.
+local held = redis.call('HMGET', KEYS[1], 'token', 'until', 'call', 'lasts')
 if held[1] and tonumber(held[2]) > now then
+  local whose, lasts = string.match(held[4] or '', '^(%d+) (%d+)$')
+  -- Further off than it lasts: the clock was set back, and a dead holder would keep it for as long as that step.
+  if whose == held[1] and tonumber(held[2]) > now + lasts * 1000 then set_until(whose, lasts) end
   if held[3] == ARGV[2] then return held[1] end  -- the reply to a first attempt was lost
   return false
 end
@@ -64,21 +77,24 @@ end
 local token = math.max(tonumber(redis.call('GET', KEYS[2]) or '0') + 1, now)
 token = string.format('%.0f', token)
 redis.call('SET', KEYS[2], token)
-local lapses = string.format('%.0f', now + ARGV[3] * 1000)
-redis.call('HSET', KEYS[1], 'token', token, 'until', lapses, 'holder', ARGV[1], 'call', ARGV[2])
+redis.call('HSET', KEYS[1], 'token', token, 'holder', ARGV[1], 'call', ARGV[2])
+set_until(token, ARGV[3])
 redis.call('PEXPIRE', KEYS[1], string.format('%.0f', ARGV[3] + 86400000))
 return token
-""")
+"""
+)
 """Give the token, or nil where somebody holds the lease. A lapsed lease stays its holder's for a day."""
 
-RENEW = Script("""
+RENEW = Script(
+    _TIMED
+    + """
 -- KEYS: the lease. ARGV: its token, milliseconds.
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
-local time = redis.call('TIME')
-redis.call('HSET', KEYS[1], 'until', string.format('%.0f', time[1] * 1000000 + time[2] + ARGV[2] * 1000))
+set_until(ARGV[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[1], string.format('%.0f', ARGV[2] + 86400000))
 return 1
-""")
+"""
+)
 
 RELEASE = Script("""
 -- KEYS: leases. ARGV: the field that tells whose they are, and what it must say.

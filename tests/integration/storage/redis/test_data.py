@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ async def used_in_every_way(storage: Storage) -> None:
     await storage.put("_state/a.example", b"state")
     await storage.schedule("renewals", [Due("a.example", 1.0)])
     await storage.claim("renewals", now=2.0, limit=1, seconds=1)
+    await storage.index_complete()
     await storage.mark_index_complete()
     await storage.announce(["a.example"])
     await storage.changes("", 0)
@@ -142,6 +144,43 @@ async def test_a_lease_is_forgotten_a_day_after_it_lapsed_and_writes_nothing_the
     again = await storage.acquire("work", 30)
     assert again is not None
     assert again.token > lease.token
+
+
+async def test_a_dead_holders_lease_lapses_within_its_length_though_the_servers_clock_was_set_back(
+    redis_server: RedisServer, storage: Storage, opened: Any, settings: RedisSettings
+) -> None:
+    peer = opened(settings)
+    lease = await storage.acquire("work", 5)
+    assert lease is not None
+    await storage.renew(lease, 30)
+    age(redis_server, b" lease work", -3600)
+    for _ in range(2):
+        assert await peer.acquire("work", 30) is None
+        assert 0 < lapses_in(redis_server) <= 30
+    await storage.put("key", b"value", lease=lease)
+    await storage.renew(lease, 60)
+    assert await peer.acquire("work", 30) is None
+    assert lapses_in(redis_server) > 30, "what it was renewed for counts"
+    age(redis_server, b" lease work", 60)
+    assert (await peer.acquire("work", 30)).token > lease.token
+
+
+@pytest.mark.parametrize("left", ["", "1700000000000000 5000"], ids=["none before it", "one before it"])
+async def test_a_lease_that_an_older_server_took_is_left_as_it_is(
+    redis_server: RedisServer, storage: Storage, left: str
+) -> None:
+    until = round((time.time() + 3600) * 1_000_000)
+    redis_server.ask("HSET", " lease work", "token", 1_700_000_000_000_001, "until", until, "holder", "x", "call", "x")
+    if left:
+        redis_server.ask("HSET", " lease work", "lasts", left)
+    assert await storage.acquire("work", 30) is None
+    assert lapses_in(redis_server) > 3000
+
+
+def lapses_in(server: RedisServer) -> float:
+    """Seconds that the lease still has."""
+    seconds, micros = server.ask("TIME")
+    return int(server.ask("HGET", " lease work", "until")) / 1_000_000 - int(seconds) - int(micros) / 1_000_000
 
 
 async def test_tokens_grow_on_where_the_servers_clock_was_set_back_and_where_the_last_was_lost(

@@ -100,6 +100,7 @@ async def recovered(storage: Storage) -> None:
 
 async def test_every_call_to_a_server_that_went_deaf_ends_in_time(server: RedisServer, hasty: RedisStorage) -> None:
     await asyncio.gather(*(hasty.put("key", b"old") for _ in CALLS))  # each call goes by a connection that is there
+    await hasty.index_complete()
     server.pause()
     begun = time.monotonic()
     results = await asyncio.gather(*(call(hasty) for call in CALLS.values()), return_exceptions=True)
@@ -129,6 +130,7 @@ async def test_every_call_to_a_server_that_is_gone_says_so(
     server: RedisServer, storage: RedisStorage, call: Callable[[Storage], Awaitable[object]]
 ) -> None:
     await storage.put("key", b"old")
+    await storage.index_complete()
     server.stop()
     with pytest.raises(StorageError, match=r"in Redis at .*: Error 111 connecting to"):
         await call(storage)
@@ -219,6 +221,18 @@ async def test_a_rebuild_that_a_restart_interrupted_does_not_count(server: Redis
     server.kill()
     server.start()
     await storage.mark_index_complete()
+    assert not await storage.index_complete()
+
+
+async def test_an_index_of_before_an_outage_is_not_marked_by_one_who_never_asked_about_it(
+    server: RedisServer, storage: RedisStorage
+) -> None:
+    await storage.schedule("work", [Due("key", 1.0)])
+    server.kill()
+    server.start()
+    server.ask("FLUSHALL")  # as where another server, without the last writes, took its place
+    with pytest.raises(StorageError, match="nobody asked, before it was filled"):
+        await storage.mark_index_complete()
     assert not await storage.index_complete()
 
 
@@ -402,6 +416,7 @@ async def test_a_lease_whose_acquiring_was_cancelled_is_free_once_the_instance_i
 
 async def test_after_close_every_call_is_refused_and_closing_again_does_nothing(storage: RedisStorage) -> None:
     await storage.put("key", b"value")
+    await storage.index_complete()
     await storage.close()
     for call in CALLS.values():
         with pytest.raises(StorageError, match="the storage is closed"):

@@ -57,7 +57,10 @@ async def test_a_write_that_no_replica_has_is_no_success_though_it_may_be_there(
         ]
 
     # A script that the server doesn't know yet is waited for twice, which would leave little of the timeout.
-    await asyncio.gather(*calls(opened(RedisSettings(addr=primary.addr, prefix="else:", timeout=PATIENCE))))
+    other = opened(RedisSettings(addr=primary.addr, prefix="else:", timeout=PATIENCE))
+    for one in (other, storage):
+        await one.index_complete()
+    await asyncio.gather(*calls(other))
     await storage.put("key", b"old")
     replica.pause()
     for _ in range(2):  # again, too, where it changes nothing any more
@@ -206,6 +209,7 @@ async def test_a_lease_of_before_a_failover_that_lost_it_writes_nothing(watched:
 
 async def test_a_failover_makes_the_index_be_looked_at_anew(watched: Watched, opened: Any) -> None:
     storage = opened(watched.settings(wait_replicas=1))
+    assert not await storage.index_complete()
     await storage.mark_index_complete()
     assert await storage.index_complete()
     await watched.failed_over()

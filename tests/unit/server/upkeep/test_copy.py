@@ -66,6 +66,7 @@ async def test_whether_the_index_is_complete_is_copied_into_empty_storage(
     copies: Copies, storage: FaultyStorage, target: FaultyStorage, *, complete: bool
 ) -> None:
     if complete:
+        await storage.index_complete()
         await storage.mark_index_complete()
     await copies.of().run()
     assert not await target.index_complete(), "of one that may hold something nobody knows"
