@@ -52,30 +52,15 @@ def trusting(folder: Path) -> str:
     )
 
 
-<<<<<<< HEAD
-def servers(*members: StandIn) -> str:
-    """The option for several; the test's nginx has one by default."""
-    return "backend = nil, backends = { " + ", ".join(f'"{member.backend}"' for member in members) + " },"
-
-
-async def status(nginx: Nginx) -> dict[str, Any]:
-    code, body = await http_get(nginx.http_port, "/status", "localhost")
-    assert code == 200
-    value: dict[str, Any] = json.loads(body)
-    return value
-
-
 async def until_up(nginx: Nginx) -> None:
     """Until the first server is known to be back: that it was probed is told before nginx has its answer."""
     async with asyncio.timeout(LIMIT):
         while True:
-            if (await status(nginx))["backends"][0]["state"] == "up":
+            if (await is_up(nginx))[0]:
                 return
             await asyncio.sleep(0.1)
 
 
-=======
->>>>>>> fix-G
 # TLS
 
 # Where the handshake with the server must succeed; it is the test's own process that has to take part in it.
