@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,12 +17,14 @@ from ssl_cert_server.errors import (
     CertServerError,
     InvalidCertificate,
     LeaseLost,
+    PreflightFailed,
     StorageError,
     Unavailable,
 )
 from ssl_cert_server.model import Certificate, OpenOrder, Permission, Subject
 from ssl_cert_server.pki.x509 import check_covers, check_not_expired
 from ssl_cert_server.service.backoff import retry_at
+from ssl_cert_server.service.budget.limits import Limit
 from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.service.ca_health import is_trouble, may_be_the_names
 from ssl_cert_server.service.open_orders import OpenOrders
@@ -33,6 +36,9 @@ _log = structlog.get_logger()
 
 ISSUANCE_DEADLINE = 300.0
 """Seconds after which an issuance is given up, and counts as failed; waiting for DNS comes on top."""
+
+_ANYBODYS = Limit(100, 3_600.0)
+"""Names that strangers may have made up and that no CA was asked for: so many of their failures an instance keeps."""
 
 _STORE_TRIES = 5
 _NOTED_EVERY = 60.0
@@ -96,15 +102,20 @@ class Attempts:
         self._ca = ca
         self._clock = clock
         self._deadline = deadline
+        self._full_at = 0.0
 
-    async def make(self, wanted: Wanted, state: NameState, lease: Lease) -> Made:
+    async def make(
+        self, wanted: Wanted, state: NameState, lease: Lease, on_order: Callable[[], Awaitable[None]]
+    ) -> Made:
         """Have a certificate issued, going on from ``state``, and store it.
+
+        ``on_order`` is awaited before an order is used: from then on there may be a certificate.
 
         :raises BackingOff: it failed, which is kept.
         :raises Unavailable: no CA may be asked now, for no fault of the name's.
         :raises StorageError: it could not be stored; the open order leads back to it.
         """
-        issued = await self._issue(wanted, state, lease)
+        issued = await self._issue(wanted, state, lease, on_order)
         record = IssuedRecord.of_new(
             issued.certificate,
             issued.directory_url,
@@ -133,10 +144,15 @@ class Attempts:
         await save_state(self._storage, subject.cert_key, settled, lease)
         return settled
 
-    async def _issue(self, wanted: Wanted, state: NameState, lease: Lease) -> Issued:
+    async def _issue(
+        self, wanted: Wanted, state: NameState, lease: Lease, on_order: Callable[[], Awaitable[None]]
+    ) -> Issued:
         subject = wanted.subject
+        if state.orders:
+            await on_order()
 
         async def save(open_now: tuple[OpenOrder, ...]) -> None:
+            await on_order()
             await save_state(self._storage, subject.cert_key, replace(state, orders=open_now), lease)
 
         orders = OpenOrders(state.orders, save)
@@ -185,9 +201,16 @@ class Attempts:
             orders=state.orders,
             troubles=troubles,
         )
-        await save_state(self._storage, subject.cert_key, failed, lease)
+        if not (_is_anybodys(subject, state, error) and self._is_one_too_many(now)):
+            await save_state(self._storage, subject.cert_key, failed, lease)
         _log.error("certificate.failed", name=name, failures=failures, retry_at=int(failed.retry_at), reason=str(error))
         return backing_off(name, failed, now)
+
+    def _is_one_too_many(self, now: float) -> bool:
+        if _ANYBODYS.wait(self._full_at, now):
+            return True
+        self._full_at = _ANYBODYS.taken(self._full_at, now)
+        return False
 
     async def _note(self, subject: Subject, state: NameState, error: Unavailable, lease: Lease) -> None:
         """Keep why the name waits, for who asks why: no failure is counted, and none is forgotten."""
@@ -221,3 +244,13 @@ class Attempts:
         )
         await save_record(self._storage, subject.cert_key, record, lease)
         await save_state(self._storage, subject.cert_key, NameState(), lease)
+
+
+def _is_anybodys(subject: Subject, state: NameState, error: Exception) -> bool:
+    """Tell whether a stranger may have made the name up: a pattern permits it, and no CA was asked for it."""
+    return (
+        subject.permission is Permission.PATTERN
+        and isinstance(error, PreflightFailed)
+        and not state.failures
+        and not state.orders
+    )

@@ -216,15 +216,17 @@ class AcmeCertificates:
                 # Who waits for a peer's lease keeps no turn from the other names.
                 async with self._patiently(name, self._turns.turn(priority, suspect=state.failures > 0)):
                     await self._storage.check_writable()
-                    if certificate is None:
-                        await self._upkeep.expect(cert_key)
-                    else:
+                    if certificate is not None:
                         state = await self._attempts.settle(subject, certificate, state, lease)
                     wanted = Wanted(subject, priority, await self._predecessor(subject, certificate))
-                    made = await self._attempts.make(wanted, state, lease)
+                    made = await self._attempts.make(wanted, state, lease, lambda: self._expect(wanted))
                     certificate, record = made.certificate, made.record
         await self._upkeep.stored(subject, certificate, record)
         return certificate
+
+    async def _expect(self, wanted: Wanted) -> None:
+        if wanted.predecessor is None:
+            await self._upkeep.expect(wanted.subject.cert_key)
 
     async def _predecessor(self, subject: Subject, certificate: Certificate | None) -> Predecessor | None:
         if certificate is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from structlog.testing import capture_logs
 
@@ -17,9 +19,10 @@ from ssl_cert_server.errors import (
     StorageError,
     ValidationFailed,
 )
-from ssl_cert_server.model import Certificate, OpenOrder, Subject
-from ssl_cert_server.service.attempts import Attempts, Wanted
+from ssl_cert_server.model import Certificate, OpenOrder, Permission, Subject
+from ssl_cert_server.service.attempts import Attempts, Issued, Wanted
 from ssl_cert_server.service.budget.planner import Priority
+from ssl_cert_server.service.open_orders import OpenOrders
 from ssl_cert_server.service.records import IssuedRecord, load_record
 from ssl_cert_server.service.state import NameState, load_state
 from ssl_cert_server.storage.base import Lease
@@ -45,11 +48,18 @@ class Room:
         self.ca = ScriptedCa(self.clock)
         self.attempts = Attempts(self.storage, self.ca, self.clock, deadline=300.0)
         self.lease: Lease | None = None
+        self.subject = SUBJECT
+        self.open_orders: list[int] = []
+        """How many were kept, each time that one was about to be used."""
 
     async def make(self, state: NameState = NOTHING) -> Certificate:
         lease = self.lease = self.lease or await self.storage.acquire("certificates/*.a.com", 1e9)
         assert lease is not None
-        return (await self.attempts.make(Wanted(SUBJECT, Priority.HANDSHAKE), state, lease)).certificate
+        wanted = Wanted(self.subject, Priority.HANDSHAKE)
+        return (await self.attempts.make(wanted, state, lease, self._on_order)).certificate
+
+    async def _on_order(self) -> None:
+        self.open_orders.append(len((await self.state()).orders))
 
     async def fail(self, outcome: Exception | Certificate, state: NameState = NOTHING) -> NameState:
         self.ca.outcomes[NAME].append(outcome)
@@ -176,3 +186,59 @@ class TestNoRoom:
         failed = await it.fail(CaProblem("no", type="rejectedIdentifier", status=403))
         it.clock.jump(3600)
         assert (await self.wait(it, failed)).error == "no"
+
+
+# --- names that strangers make up
+
+NOT_HERE = PreflightFailed("a.com: its addresses are not this server's")
+
+
+async def test_an_order_is_announced_before_it_is_kept_or_gone_on_with(it: Room) -> None:
+    await it.make()
+    assert it.open_orders == [0]
+    await it.make(NameState(orders=(ORDER,)))
+    assert it.open_orders[1] == 0, "before anything is done"
+
+
+class NobodyAsked:
+    """No CA comes to hear of it."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def issue(self, wanted: Wanted, orders: OpenOrders) -> Issued:
+        raise self._error
+
+
+async def _kept(it: Room, permission: Permission, error: Exception, state: NameState, times: int) -> list[bool]:
+    """Tell of each of so many failures, of as many names, whether it is kept."""
+    it.subject = replace(SUBJECT, permission=permission)
+    it.attempts = Attempts(it.storage, NobodyAsked(error), it.clock, deadline=300.0)
+    kept = []
+    for _ in range(times):
+        with pytest.raises(BackingOff):
+            await it.make(state)
+        kept.append(await it.state() != NOTHING)
+        await it.storage.delete(f"_state/{SUBJECT.cert_key}")
+    return kept
+
+
+async def test_failures_before_any_order_are_kept_of_a_hundred_names_an_hour(it: Room) -> None:
+    assert await _kept(it, Permission.PATTERN, NOT_HERE, NOTHING, 150) == [True] * 100 + [False] * 50
+    assert it.open_orders == []
+
+
+@pytest.mark.parametrize(
+    ("permission", "error", "state"),
+    [
+        (Permission.LISTED, NOT_HERE, NOTHING),
+        (Permission.ASK, NOT_HERE, NOTHING),
+        (Permission.PATTERN, NOT_FOUND, NOTHING),
+        (Permission.PATTERN, NOT_HERE, NameState(failures=1, error="before")),
+        (Permission.PATTERN, NOT_HERE, NameState(orders=(ORDER,))),
+    ],
+)
+async def test_all_other_failures_are_kept(
+    it: Room, permission: Permission, error: Exception, state: NameState
+) -> None:
+    assert all(await _kept(it, permission, error, state, 120))
