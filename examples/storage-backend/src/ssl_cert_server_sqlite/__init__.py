@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import LeaseLost, StorageError
-from ssl_cert_server.storage.base import CHANGES_KEPT, Changes, Due, Lease, check_key, check_value
+from ssl_cert_server.storage.base import CHANGES_KEPT, Changes, Due, Lease, check_key, check_value, never_asked
 
 _T = TypeVar("_T")
 _Rows = list[Any]  # in the class, ``list`` is a method
@@ -52,8 +52,7 @@ class SqliteStorage:
             self._database.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise StorageError(f"can't open {path}: {error}") from error
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
-        self._closed = self._asked = False
+        self._thread, self._closed, self._asked = ThreadPoolExecutor(1, thread_name_prefix="sqlite"), False, False
 
     async def get(self, key: str) -> bytes | None:
         check_key(key)
@@ -119,7 +118,7 @@ class SqliteStorage:
 
     async def mark_index_complete(self) -> None:
         if not self._asked:
-            raise StorageError(f"can't mark the index in {self._path}: nobody asked whether it is complete before")
+            raise never_asked()
         await self._rows("index", "PRAGMA user_version = 1")
 
     async def announce(self, keys: Sequence[str]) -> None:

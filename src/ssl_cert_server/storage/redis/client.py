@@ -133,7 +133,8 @@ class Client:
             replies = await exchange(connection, commands)
             if script is not None and isinstance(replies[0], NoScriptError):
                 replies = await exchange(connection, [script.whole(commands[0]), *commands[1:]])
-            if _led_astray(replies):
+            # A primary whose replicas are gone may have been replaced by one of them.
+            if _led_astray(replies) or self._too_few_have_it(replies):
                 connection.doubt()
                 pool.forget()
             return replies
@@ -152,12 +153,15 @@ class Client:
         for reply in replies[1:]:
             if isinstance(reply, RedisError):
                 raise StorageError(message_of(what, self._where, reply))
-        if len(replies) > 1 and replies[-1] < self._settings.wait_replicas:
+        if self._too_few_have_it(replies):
             raise StorageError(
                 f"can't {what} durably in Redis at {self._where}: only {replies[-1]} of {self._settings.wait_replicas} "
                 "replicas (wait_replicas) have it; it may be there none the less"
             )
         return replies[0]
+
+    def _too_few_have_it(self, replies: list[Reply]) -> bool:
+        return len(replies) > 1 and isinstance(replies[-1], int) and replies[-1] < self._settings.wait_replicas
 
     def _make_finder(self) -> Finder:
         settings = self._settings

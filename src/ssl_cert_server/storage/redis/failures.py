@@ -35,8 +35,8 @@ _SAID_OTHERWISE = {"unauthenticated": "NOAUTH", "user executing the script": "NO
 _CODE = re.compile(rf"\b({'|'.join(_ADVICE)})\b")
 _SECRET_FOLLOWS = re.compile(r",? with args beginning with.*", re.DOTALL)
 
-# CLUSTERDOWN, too: a node that is cut off from the others says so while these have another one serve its slots.
-_NOT_THE_ONE = {"READONLY", "MOVED", "UNBLOCKED", "MASTERDOWN", "CLUSTERDOWN"}
+# The last two as well: who is cut off from the others says so, while these may have another one in its place.
+_NOT_THE_ONE = {"READONLY", "MOVED", "UNBLOCKED", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS"}
 
 
 class Refused(StorageError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -96,6 +97,12 @@ def primary(value: bytes, role: Any = PRIMARY) -> Answer:
     return lambda command: role if command[0] == b"ROLE" else value
 
 
+def durable(waited: Any) -> Answer:
+    """A primary whose writes so many replicas have, or that refuses them."""
+    replies = {b"ROLE": PRIMARY, b"WAIT": waited}
+    return lambda command: replies.get(command[0], waited if isinstance(waited, str) else b"done")
+
+
 def naming(port: int) -> Answer:
     return lambda _: [b"127.0.0.1", b"%d" % port]
 
@@ -106,8 +113,9 @@ def node(serving: int, reply: Any) -> Answer:
     return lambda command: slots if command[0] == b"CLUSTER" else reply
 
 
-def watched(*sentinels: StandIn) -> RedisSettings:
-    return RedisSettings(sentinels=tuple(one.addr for one in sentinels), master_name="main", timeout=60)
+def watched(*sentinels: StandIn, wait_replicas: int = 0) -> RedisSettings:
+    addrs = tuple(one.addr for one in sentinels)
+    return RedisSettings(sentinels=addrs, master_name="main", timeout=60, wait_replicas=wait_replicas)
 
 
 def of_nodes(*nodes: StandIn) -> RedisSettings:
@@ -181,6 +189,23 @@ async def test_a_primary_that_becomes_a_replica_casts_doubt_on_who_named_it(stan
     await storage.put("key", b"value")
     assert b"EVALSHA" in right.asked
     assert len(stale.asked) == 1
+
+
+@pytest.mark.parametrize("refusal", ["NOREPLICAS Not enough good replicas to write.", 0], ids=["min-replicas", "WAIT"])
+async def test_a_primary_that_is_cut_off_from_its_replicas_is_left_for_the_one_that_was_promoted(
+    stand_in: Any, opened: Any, refusal: Any
+) -> None:
+    cut_off, promoted = await stand_in(durable(1)), await stand_in(durable(1))
+    sentinels = [await stand_in(naming(cut_off.port)) for _ in range(2)]
+    storage = opened(watched(*sentinels, wait_replicas=1))
+    await asyncio.gather(*(storage.put("key", b"value") for _ in range(10)))
+    cut_off.answer = durable(refusal)
+    sentinels[1].answer = naming(promoted.port)  # the first one is cut off, too
+    with suppress(StorageError):
+        await storage.put("key", b"value")
+    for _ in range(3):
+        await storage.put("key", b"value")
+    assert b"WAIT" in promoted.asked
 
 
 async def test_a_primary_whose_machine_is_gone_costs_one_call_and_not_one_for_each_connection(
