@@ -46,7 +46,7 @@ integration: ## Tests against a real ACME server and a real nginx
 	@tools/setup test
 	$(BIN)/pytest -n 2 --dist loadfile tests/integration $(ARGS)
 
-soak: ## Kill instances and storages again and again under load, for an hour or so (KILLS=1000)
+soak: ## Kill instances and storages again and again under load, for two hours or so (KILLS=1000)
 	@tools/setup test
 	SOAK_KILLS=$(or $(KILLS),1000) $(BIN)/pytest tests/integration/test_shared_storage.py -k kill_9 \
 		-o faulthandler_timeout=14400 $(ARGS)

@@ -125,6 +125,7 @@ LIMITS = {
     "one storage operation": f"{directory_threads.DEADLINE:.0f} s",
     "a file in storage": f"{base.MAX_VALUE // MIB} MiB",
     "looking for changed managed files": f"{managed._WATCH_EVERY:.0f} s",
+    "managed files looked at each time": f"{managed._AT_ONCE}",
     "a lease after its holder hangs": f"{leasing.LEASE_SECONDS:.0f} s",
     "an answer's `ttl`": f"{ttl._LONGEST} s",
     "one question to a responder": f"{exchange.DEADLINE:.0f} s",

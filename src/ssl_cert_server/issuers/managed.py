@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -15,6 +16,8 @@ from ssl_cert_server.storage.base import Storage
 _log = structlog.get_logger()
 
 _WATCH_EVERY = 2.0
+_AT_ONCE = 50
+"""Certificates read at one look: what a look costs doesn't grow with how many there are, but how long a round takes."""
 
 
 class ManagedCertificates:
@@ -31,6 +34,7 @@ class ManagedCertificates:
         self._on_replaced = on_replaced
         self._good: dict[str, tuple[bytes, Certificate]] = {}
         self._refused: dict[str, tuple[bytes, str]] = {}
+        self._in_turn: deque[str] = deque()
 
     async def obtain(self, name: str, subject: Subject) -> Certificate:
         cert_key = subject.cert_key
@@ -54,15 +58,13 @@ class ManagedCertificates:
         return {cert_key: certificate for cert_key, (_, certificate) in self._good.items()}
 
     async def watch(self) -> None:
-        """Look for changed certificates every two seconds, for ever."""
+        """Look for changed certificates, :data:`_AT_ONCE` of them every two seconds, in turn and for ever."""
         while True:
             await self._clock.sleep(_WATCH_EVERY * (1 + self._clock.random() / 4))
-            for cert_key in {*self._good, *self._refused}:
-                try:
-                    if await self.refresh(cert_key):
-                        await self._storage.announce([cert_key])
-                except StorageError as error:
-                    _log.warning("managed.unreadable", cert_key=cert_key, reason=str(error))
+            for _ in range(min(_AT_ONCE, len(self._in_turn))):
+                cert_key = self._in_turn.popleft()
+                self._in_turn.append(cert_key)
+                await self._look_at(cert_key)
 
     async def refresh_used(self, cert_key: str) -> None:
         """Hear from another instance that ``cert_key`` changed: read it where it is in use here.
@@ -80,6 +82,8 @@ class ManagedCertificates:
         :raises StorageError: it can't be read.
         """
         stored = await self._storage.get(cert_key) or b""
+        if cert_key not in self._good and cert_key not in self._refused:
+            self._in_turn.append(cert_key)
         if cert_key in self._good and self._good[cert_key][0] == stored:
             self._refused.pop(cert_key, None)
             return False
@@ -93,6 +97,13 @@ class ManagedCertificates:
     def names_of(self, cert_key: str) -> frozenset[str]:
         """Give the names in the certificate that is in use of ``cert_key``; none where none is."""
         return self._good[cert_key][1].names if cert_key in self._good else frozenset()
+
+    async def _look_at(self, cert_key: str) -> None:
+        try:
+            if await self.refresh(cert_key):
+                await self._storage.announce([cert_key])
+        except StorageError as error:
+            _log.warning("managed.unreadable", cert_key=cert_key, reason=str(error))
 
     def _check(self, stored: bytes) -> Certificate:
         if not stored:

@@ -228,6 +228,44 @@ async def test_one_bad_certificate_keeps_no_other_from_being_looked_at(
     assert await watched.obtain(NAME, Subject("three")) == parse_certificate(SECOND.stored)
 
 
+async def test_many_are_looked_at_in_turn_so_that_idling_costs_no_more(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[str]
+) -> None:
+    keys = [f"{number}.pem" for number in range(1000)]
+    for key in keys:
+        await storage.put(key, FIRST.stored)
+        await watched.obtain(NAME, Subject(key))
+    reads: list[str] = []
+
+    def note(operation: str, key: str) -> bool:
+        if operation == "get":
+            reads.append(key)
+        return False
+
+    storage.broken = note
+    await clock.advance(60)
+    assert len(reads) <= 30 * 60, "a read takes a tenth of a millisecond"
+    assert {*reads} == {*keys}
+    storage.broken = lambda *_: False
+    await storage.put(keys[0], SECOND.stored)
+    await storage.put(keys[-1], SECOND.stored)
+    await clock.advance(60)
+    assert sorted(replaced) == [keys[0], keys[-1]]
+
+
+async def test_up_to_fifty_are_all_looked_at_each_time(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[str]
+) -> None:
+    keys = [f"{number}.pem" for number in range(50)]
+    for key in keys:
+        await storage.put(key, FIRST.stored)
+        await watched.obtain(NAME, Subject(key))
+    for key in keys:
+        await storage.put(key, SECOND.stored)
+    await clock.advance(LOOK)
+    assert sorted(replaced) == sorted(keys)
+
+
 async def test_only_what_was_asked_for_is_looked_at(
     watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
 ) -> None:
