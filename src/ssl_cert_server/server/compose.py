@@ -117,12 +117,12 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         staples = Staples(policy, certificates, storage, clock, want=plan.want_staple)
         stack.push_async_callback(staples.close)
         responder = Responder(await stack.enter_async_context(open_http_client()), clock)
-        refresh = Refresh(policy, cache, certificates, staples, acme, managed)
+        refresh = Refresh(policy, cache, certificates, staples, acme, managed, storage)
         news = News(storage, refresh.names_of)
         found = StoredCertificates(acme, storage, policy)
         background = {
             "managed.watch": managed.watch,
-            "changes": ChangeWatch(storage, clock, news=news, on_change=refresh.one, on_reset=refresh.all).run,
+            "changes": ChangeWatch(storage, clock, news=news, on_change=refresh.one, everything=refresh.everything).run,
             "state.sweep": StateSweep(storage, clock).run,
             "renewal": RenewalWorker(plan, found, storage, clock).run,
             "renewal.index": IndexRebuild(plan, found, storage, clock).run,
