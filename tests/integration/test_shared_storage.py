@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pytest
+import yaml
 
 from tests.integration.conftest import StartPebble
 from tests.support.fault_proxy import FaultProxy, Step
@@ -21,7 +22,7 @@ from tests.support.pebble import Pebble
 from tests.support.ports import free_port
 from tests.support.server import CertServer, Reply, acme_config
 from tests.support.shared_load import SharedLoad
-from tests.support.shared_storage import KINDS, SERVERS, Cable, SharedStorage
+from tests.support.shared_storage import KINDS, SERVERS, Cable, SharedRedis, SharedStorage
 from tests.support.verify import verified_leaf
 from tests.support.waiting import wait_until
 
@@ -212,6 +213,42 @@ def test_an_outage_of_storage_is_not_felt_where_a_name_was_served_before(
     shared.start()
     wait_until(lambda: server.get("/readyz").status == 200)
     wait_until(lambda: server.cert("new.example.com").status == 200)
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("shared", ["redis"], indirect=True)
+def test_a_redis_that_comes_back_empty_costs_no_order_and_is_filled_from_the_mirror(
+    fleet: Fleet, pebble: Pebble, shared: SharedRedis, tmp_path: Path
+) -> None:
+    mirror = tmp_path / "mirror"
+    server = fleet.add(mirror_dir=str(mirror))
+    known = {name: server.cert(name).json["fingerprint"] for name in NAMES[:3]}
+    wait_until(lambda: len([*mirror.glob("n*.example.com")]) == 3)
+    orders = pebble.order_count()
+    shared.lose_everything()
+    wait_until(lambda: "storage.lost" in server.log)
+    for restart in (False, True):
+        if restart:
+            server.stop()
+            server.start()
+        wait_until(lambda: server.get("/readyz").status == 503)
+        for name, fingerprint in known.items():
+            assert server.cert(name).json["fingerprint"] == fingerprint
+        assert server.cert("new.example.com").status == 500
+    assert len([*mirror.glob("n*.example.com")]) == 3
+    assert pebble.order_count() == orders
+
+    copy = yaml.safe_load(server.config_file.read_text())
+    copy["storage"] = {"dir_cache": str(mirror)}
+    source = tmp_path / "mirror.yaml"
+    source.write_text(yaml.safe_dump(copy))
+    done = server.run("storage", "copy", "--resume", str(source), str(server.config_file))
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: server.get("/readyz").status == 200)
+    wait_until(lambda: server.cert("new.example.com").status == 200)
+    for name, fingerprint in known.items():
+        assert server.cert(name).json["fingerprint"] == fingerprint
+    assert "storage.found" in server.log
     assert "Traceback" not in server.log
 
 

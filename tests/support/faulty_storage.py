@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from ssl_cert_server.errors import StorageError
@@ -19,6 +20,14 @@ class FaultyStorage(MemoryStorage):
     """Memory, in which ``broken`` decides for an operation (a method's name) and its key whether it fails."""
 
     broken: Fault = staticmethod(_none)
+    hanging = 0
+    """Reads that wait for an answer now."""
+    _answering: asyncio.Future[None] | None = None
+
+    def hang(self) -> asyncio.Future[None]:
+        """Give reads no answer until the future that is given has a result."""
+        self._answering = asyncio.get_running_loop().create_future()
+        return self._answering
 
     def break_down(self, *operations: str, key: str = "", times: int = 1_000_000, after: int = 0) -> None:
         """Fail the next ``times`` calls of these operations, on that key where one is given, but for the first few."""
@@ -46,6 +55,7 @@ class FaultyStorage(MemoryStorage):
         self._leases[name] = (self._last_token, float("inf"))
 
     async def get(self, key: str) -> bytes | None:
+        await self._wait_for_an_answer()
         self._check("get", key)
         return await super().get(key)
 
@@ -70,12 +80,24 @@ class FaultyStorage(MemoryStorage):
         self._check("claim", queue)
         return await super().claim(queue, now=now, limit=limit, seconds=seconds)
 
+    async def announce(self, keys: Sequence[str]) -> None:
+        self._check("announce", "")
+        await super().announce(keys)
+
     async def changes(self, cursor: str, wait: float) -> Changes:
         self._check("changes", cursor)
         return await super().changes(cursor, wait)
 
     async def check_writable(self) -> None:
         self._check("check_writable", "")
+
+    async def _wait_for_an_answer(self) -> None:
+        if self._answering is not None:
+            self.hanging += 1
+            try:
+                await asyncio.shield(self._answering)
+            finally:
+                self.hanging -= 1
 
     def _check(self, operation: str, key: str) -> None:
         if self.broken(operation, key):

@@ -112,8 +112,12 @@ class CertServer:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command on the same configuration, whether the server runs or not; nobody is at its terminal."""
+        return self.run(*arguments, "-c", str(self.config_file))
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command that has its configuration among its arguments."""
         return subprocess.run(
-            [sys.executable, "-m", "ssl_cert_server", *arguments, "-c", str(self.config_file)],
+            [sys.executable, "-m", "ssl_cert_server", *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

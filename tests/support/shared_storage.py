@@ -95,6 +95,10 @@ class SharedRedis:
         for name in self._server.ask("KEYS", "* lease *"):
             self._server.ask("HINCRBY", name, "until", -1_000_000_000)
 
+    def lose_everything(self) -> None:
+        """As if it came back without its data, or an empty replica took over."""
+        self._server.ask("FLUSHALL")
+
 
 class SharedPostgres:
     """PostgreSQL."""

@@ -32,7 +32,7 @@ from ssl_cert_server.service import (
     staples,
     ttl,
 )
-from ssl_cert_server.storage import base, directory_threads, leasing
+from ssl_cert_server.storage import base, directory_threads, leasing, mirror
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "clients/openresty/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -123,6 +123,7 @@ LIMITS = {
     "waiting for a certificate while the server stops": f"{run._PATIENCE} s",
     "stopping": f"{run._DRAIN} s",
     "one storage operation": f"{directory_threads.DEADLINE:.0f} s",
+    "a read from a shared storage of what `mirror_dir` has": f"{mirror._PATIENCE * 1000:.0f} ms",
     "a file in storage": f"{base.MAX_VALUE // MIB} MiB",
     "looking for changed managed files": f"{managed._WATCH_EVERY:.0f} s",
     "managed files looked at each time": f"{managed._AT_ONCE}",
@@ -174,6 +175,10 @@ NOT_RUN = {
         "operations.md",
         "systemctl stop ssl-cert-server\n# ssl-cert-server storage copy",
     ): "needs systemd; tests/integration/test_storage_commands.py copies",
+    (
+        "operations.md",
+        "ssl-cert-server storage copy --resume",
+    ): "needs a mirror; tests/integration/test_shared_storage.py fills Redis from one",
     ("operations.md", "ssl-cert-server storage new-key"): "needs systemd; test_storage_commands.py seals",
     ("storage-backends.md", "/opt/ssl-cert-server"): "needs the server there; test_storage_backend.py installs it",
     (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx2
 from starlette.applications import Starlette
@@ -47,6 +48,7 @@ from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.service.verdicts import SharedVerdicts
 from ssl_cert_server.storage.base import Storage
 from ssl_cert_server.storage.directory import DirectoryStorage
+from ssl_cert_server.storage.guarded import GuardedStorage
 from ssl_cert_server.storage.mirror import MirroredStorage
 from ssl_cert_server.storage.registry import open_backend
 from ssl_cert_server.storage.seal import Sealer, SealKey
@@ -117,12 +119,12 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         staples = Staples(policy, certificates, storage, clock, want=plan.want_staple)
         stack.push_async_callback(staples.close)
         responder = Responder(await stack.enter_async_context(open_http_client()), clock)
-        refresh = Refresh(policy, cache, certificates, staples, acme, managed)
+        refresh = Refresh(policy, cache, certificates, staples, acme, managed, storage)
         news = News(storage, refresh.names_of)
         found = StoredCertificates(acme, storage, policy)
         background = {
             "managed.watch": managed.watch,
-            "changes": ChangeWatch(storage, clock, news=news, on_change=refresh.one, on_reset=refresh.all).run,
+            "changes": ChangeWatch(storage, clock, news=news, on_change=refresh.one, everything=refresh.everything).run,
             "state.sweep": StateSweep(storage, clock).run,
             "renewal": RenewalWorker(plan, found, storage, clock).run,
             "renewal.index": IndexRebuild(plan, found, storage, clock).run,
@@ -160,7 +162,7 @@ def renewal_plan(config: Config, storage: Storage, clock: Clock) -> RenewalPlan:
 def open_storage(config: Config, clock: Clock, *, seal: bool = True, mirror: bool = True) -> SealedStorage:
     """Open the storage that the configuration names; with ``seal`` off, what is written stays unsealed.
 
-    With ``mirror`` off, nothing but the storage itself answers: for what looks at all that there is.
+    With ``mirror`` off, nothing but the storage itself answers, as it is: for what looks at all that there is.
 
     Without keys it is sealed storage, too: what was sealed is refused there, not taken for broken and issued anew.
 
@@ -169,10 +171,17 @@ def open_storage(config: Config, clock: Clock, *, seal: bool = True, mirror: boo
     settings = config.storage
     sealer = Sealer((SealKey(secret) for secret in settings.seal.secrets), seal=seal)
     backend = open_backend(settings.type, settings.settings, clock)
-    if mirror and settings.mirror_dir is not None:
+    if mirror and settings.type != "dir_cache":  # a directory looks after itself
         # Below the seal: what is copied stays as sealed as it was read.
-        backend = MirroredStorage(backend, DirectoryStorage(settings.mirror_dir, clock), clock)
+        backend = _guarded(backend, settings.mirror_dir, clock)
     return SealedStorage(backend, sealer)
+
+
+def _guarded(backend: Storage, mirror_dir: Path | None, clock: Clock) -> Storage:
+    if mirror_dir is None:
+        return GuardedStorage(backend)
+    mirror = DirectoryStorage(mirror_dir, clock)
+    return MirroredStorage(GuardedStorage(backend, mirror), mirror, clock)
 
 
 def policy_rules(config: Config) -> PolicyRules:

@@ -35,7 +35,7 @@ class News:
 
     def __init__(self, storage: Storage, names_of: NamesOf) -> None:
         self._storage = storage
-        self._names_of = names_of
+        self.names_of = names_of
         self._cursor: str | None = None
         self._told: OrderedDict[str, NameChanges] = OrderedDict()
         """By the cursor that was the newest before."""
@@ -118,6 +118,6 @@ class News:
             if not changes.keys:
                 return NameChanges(newest, tuple(names))
             for key in changes.keys:
-                names.update(dict.fromkeys(self._names_of(key)))
+                names.update(dict.fromkeys(self.names_of(key)))
             cursor = changes.cursor
         return NameChanges(newest, reset=True)

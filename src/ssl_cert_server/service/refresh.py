@@ -12,6 +12,7 @@ from ssl_cert_server.service.certificates import Certificates
 from ssl_cert_server.service.issuance import AcmeCertificates
 from ssl_cert_server.service.policy import Policy
 from ssl_cert_server.service.staples import Staples
+from ssl_cert_server.storage.base import Storage
 
 _STAPLES = f"{FOLDER}/"
 
@@ -27,6 +28,7 @@ class Refresh:
         staples: Staples,
         acme: AcmeCertificates,
         managed: ManagedCertificates,
+        storage: Storage,
     ) -> None:
         self._policy = policy
         self._cache = cache
@@ -34,6 +36,7 @@ class Refresh:
         self._staples = staples
         self._acme = acme
         self._managed = managed
+        self._storage = storage
 
     async def one(self, key: str) -> Collection[str]:
         """Read a certificate again, or a staple, that is stored under ``key``, and give the names that it answers.
@@ -45,14 +48,10 @@ class Refresh:
             return self.names_of(key)
         return await self._certificate(key)
 
-    async def all(self) -> None:
-        """Read everything again that is in use.
-
-        :raises StorageError: something can't be read.
-        """
+    def everything(self) -> Collection[str]:
+        """Hear that anything may have changed, and give the keys of what is in use: each is to be read again."""
         self._staples.drop_all()
-        for cert_key in self._cache.cert_keys():
-            await self._certificate(cert_key)
+        return self._cache.cert_keys()
 
     def names_of(self, key: str) -> set[str]:
         """Give the names that are answered with what is stored under ``key``, wildcards for those they cover.
@@ -75,6 +74,6 @@ class Refresh:
             certificate = await self._acme.stored(subject)
             if certificate is not None:
                 self._certificates.replace(subject, certificate)
-            else:
+            elif await self._storage.get(cert_key) is None:  # what can't be used takes nothing's place
                 self._certificates.drop(cert_key)
         return {*names, *self._managed.names_of(cert_key)}

@@ -8,6 +8,7 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.service.state import NameState, load_state, save_state
 from ssl_cert_server.service.verdicts import SharedVerdicts
 from ssl_cert_server.storage.base import Storage
+from ssl_cert_server.storage.passed_over import PassedOver
 
 _log = structlog.get_logger()
 
@@ -35,15 +36,18 @@ class StateSweep:
                 _log.info("state.swept", names=swept)
 
     async def sweep(self) -> int:
-        """Forget the states that are of no use, and give their number.
+        """Forget the states that are of no use, and give their number; what can't be read is passed over.
 
-        :raises StorageError: storage can't be read or written.
+        :raises StorageError: storage itself can't be read or written.
         """
         swept = 0
+        passed = PassedOver()
         async for key in self._storage.list(_FOLDER):
             cert_key = key.removeprefix(f"{_FOLDER}/")
-            if self._is_stale(await load_state(self._storage, cert_key)):
-                swept += await self._forget(cert_key)
+            with passed.unreadable():
+                if self._is_stale(await load_state(self._storage, cert_key)):
+                    swept += await self._forget(cert_key)
+        passed.tell(_FOLDER)
         return swept
 
     async def _forget(self, cert_key: str) -> bool:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.storage.base import Storage
+from ssl_cert_server.storage.passed_over import PassedOver
 
 FOLDER = "_ask"
 
@@ -39,15 +40,18 @@ class SharedVerdicts:
                 await self._storage.delete(_key(name))
 
     async def sweep(self) -> int:
-        """Forget what is over, and give how much that was.
+        """Forget what is over, and give how much that was; what can't be read is passed over.
 
-        :raises StorageError: storage can't be read or written.
+        :raises StorageError: storage itself can't be read or written.
         """
         swept = 0
+        passed = PassedOver()
         async for key in self._storage.list(FOLDER):
-            if _until(await self._storage.get(key)) <= self._clock.now():
-                await self._storage.delete(key)
-                swept += 1
+            with passed.unreadable():
+                if _until(await self._storage.get(key)) <= self._clock.now():
+                    await self._storage.delete(key)
+                    swept += 1
+        passed.tell(FOLDER)
         return swept
 
 

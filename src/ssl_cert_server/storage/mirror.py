@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections import OrderedDict
 from contextlib import suppress
 
 import structlog
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
-from ssl_cert_server.storage.base import Lease, Storage
+from ssl_cert_server.storage.base import Changes, Lease, Storage
+from ssl_cert_server.storage.mirror_copies import Copies
+from ssl_cert_server.storage.mirror_given import Given
 from ssl_cert_server.storage.wrapper import StorageWrapper
 
 _log = structlog.get_logger()
 
 _PAUSES = (1.0, 30.0)
-_WAITING = 10_000
-_KNOWN = 1_000_000
+_PATIENCE = 0.2
+_LATE = 100
+_NEVER_AWAY = float("-inf")
 _ALSO = frozenset({"_local_ca/root"})
 _FOLDERS = ("_ocsp/",)
 _NEVER = frozenset({"acme_account+key"})
@@ -29,56 +30,120 @@ class MirroredStorage(StorageWrapper):
 
     Only what is handed out is mirrored: certificates with their keys, and staples. Everything that is written, leased
     or planned needs ``primary``. While that is away, reads don't wait for it: one goes through now and then, to see
-    whether it is back.
+    whether it is back. A read that takes long goes on in the background, where ``mirror`` has the value.
+
+    What was given from ``mirror`` is compared once ``primary`` answers, and announced where it is another by now.
     """
 
     def __init__(self, primary: Storage, mirror: Storage, clock: Clock) -> None:
         super().__init__(primary)
         self._mirror = mirror
         self._clock = clock
-        self._away_until = float("-inf")
+        self._away_until = _NEVER_AWAY
         self._pause = _PAUSES[0]
         self._away = False
-        self._known: OrderedDict[str, bytes] = OrderedDict()
-        self._waiting: asyncio.Queue[str] = asyncio.Queue(_WAITING)
-        self._values: dict[str, bytes | None] = {}
-        self._copying: asyncio.Task[None] | None = None
+        self._copies = Copies(mirror)
+        self._given = Given(self._read, primary.announce)
+        self._late: set[asyncio.Task[bytes | None]] = set()
+        self._leases: set[str] = set()
 
     async def get(self, key: str) -> bytes | None:
         """Read from ``primary``, else what it last gave."""
         if not _is_mirrored(key):
             return await self._inner.get(key)
-        if self._clock.monotonic() < self._away_until:
+        away = self._clock.monotonic() < self._away_until
+        if away or (len(self._late) >= _LATE and not self._works_on(key)):
             kept = await self._kept(key)
-            if kept is None:
+            if kept is not None:
+                return self._give(key, kept)
+            if away:
                 raise StorageError(f"can't read {key}: storage is away, and it was not read here before")
-            return kept
-        try:
-            value = await self._ask(key)
-        except StorageError:
-            kept = await self._kept(key)
-            if kept is None:
-                raise
-            return kept
-        self._copy(key, value)
-        return value
+        return await self._patiently(key)
 
     async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:
         await self._inner.put(key, value, lease=lease)
         if _is_mirrored(key):
-            self._copy(key, value)
+            self._copies.add(key, value)
 
     async def delete(self, key: str, *, lease: Lease | None = None) -> None:
         await self._inner.delete(key, lease=lease)
         if _is_mirrored(key):
-            self._copy(key, None)
+            self._copies.add(key, None)
+
+    async def acquire(self, name: str, seconds: float) -> Lease | None:
+        lease = await self._inner.acquire(name, seconds)
+        self._away_until = _NEVER_AWAY  # it answers: what is read now, and decides what is done, is to be read there
+        if lease is not None:
+            self._leases.add(name)
+        return lease
+
+    async def release(self, lease: Lease) -> None:
+        self._leases.discard(lease.name)
+        await self._inner.release(lease)
+
+    async def changes(self, cursor: str, wait: float) -> Changes:
+        changes = await self._inner.changes(cursor, wait)
+        self._away_until = _NEVER_AWAY  # what changed is to be read there
+        self._given.compare()
+        return changes
 
     async def close(self) -> None:
-        if self._copying is not None:
-            self._copying.cancel()
-            await asyncio.wait([self._copying])
+        for reading in (late := [*self._late]):
+            reading.cancel()
+        if late:
+            await asyncio.wait(late)
+        await self._given.close()
+        await self._copies.close()
         await self._inner.close()
         await self._mirror.close()
+
+    async def _patiently(self, key: str) -> bytes | None:
+        reading = asyncio.create_task(self._read(key), name=f"read {key}")
+        try:
+            await self._wait_a_little(reading, key)
+            if not _has_answer(reading):
+                kept = await self._kept(key)
+                if kept is not None and not _has_answer(reading):
+                    self._let_go_on(reading)
+                    return self._give(key, kept)
+            return await reading
+        finally:
+            if reading not in self._late:
+                reading.cancel()
+
+    async def _wait_a_little(self, reading: asyncio.Task[bytes | None], key: str) -> None:
+        if self._works_on(key):
+            await asyncio.wait([reading])
+            return
+        patience = asyncio.create_task(self._clock.sleep(_PATIENCE))
+        try:
+            await asyncio.wait([reading, patience], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            patience.cancel()
+
+    def _works_on(self, key: str) -> bool:
+        """Tell whether what is read may decide about an issuance: an old value would have it done twice."""
+        names = (f"certificates/{key}", f"self_signed/{key}", key.removeprefix("_"))
+        return any(name in self._leases for name in names)
+
+    def _let_go_on(self, reading: asyncio.Task[bytes | None]) -> None:
+        if not reading.done():
+            self._late.add(reading)
+            reading.add_done_callback(self._came_late)
+
+    def _came_late(self, reading: asyncio.Task[bytes | None]) -> None:
+        self._late.discard(reading)
+        if not reading.cancelled() and reading.exception() is None:
+            self._given.compare()
+
+    def _give(self, key: str, kept: bytes) -> bytes:
+        self._given.add(key, kept)
+        return kept
+
+    async def _read(self, key: str) -> bytes | None:
+        value = await self._ask(key)
+        self._copies.add(key, value)
+        return value
 
     async def _ask(self, key: str) -> bytes | None:
         # Whoever comes while this one waits is answered from the mirror.
@@ -90,8 +155,9 @@ class MirroredStorage(StorageWrapper):
             self._note_away(error)
             raise
         if self._away:
-            self._away, self._pause, self._away_until = False, _PAUSES[0], float("-inf")
+            self._away, self._pause, self._away_until = False, _PAUSES[0], _NEVER_AWAY
             _log.info("storage.back")
+            self._given.compare()
         return value
 
     def _note_away(self, error: StorageError) -> None:
@@ -106,36 +172,9 @@ class MirroredStorage(StorageWrapper):
             return await self._mirror.get(key)
         return None
 
-    def _copy(self, key: str, value: bytes | None) -> None:
-        """Have a value written to the mirror in the background; what comes faster than that waits for another read."""
-        digest = hashlib.sha256(value).digest() if value is not None else b""
-        if self._known.get(key) == digest:
-            return
-        if key not in self._values:
-            if self._waiting.full():
-                return
-            self._waiting.put_nowait(key)
-        self._values[key] = value
-        self._known[key] = digest
-        if len(self._known) > _KNOWN:
-            self._known.popitem(last=False)
-        if self._copying is None:
-            self._copying = asyncio.create_task(self._copy_all(), name="storage mirror")
 
-    async def _copy_all(self) -> None:
-        while True:
-            key = await self._waiting.get()
-            value = self._values.pop(key)
-            try:
-                if await self._mirror.get(key) == value:
-                    continue
-                if value is None:
-                    await self._mirror.delete(key)
-                else:
-                    await self._mirror.put(key, value)
-            except StorageError as error:
-                self._known.pop(key, None)
-                _log.warning("storage.not_mirrored", cert_key=key, reason=str(error))
+def _has_answer(reading: asyncio.Task[bytes | None]) -> bool:
+    return reading.done() and not isinstance(reading.exception(), StorageError)
 
 
 def _is_mirrored(key: str) -> bool:

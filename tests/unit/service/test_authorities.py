@@ -135,6 +135,7 @@ class ScriptedAcme(AcmeCa):
         self.resumed: list[str] = []
         self.asked = 0
         self.registered = True
+        self.account_trouble: Exception | None = None
         self.refusals: list[Exception] = []
         self.hangs = False
         self.gate = asyncio.Event()
@@ -148,6 +149,8 @@ class ScriptedAcme(AcmeCa):
         return CaTerms(f"https://{self.identity}/account/1", (self.identity,))
 
     async def account_url(self) -> str | None:
+        if self.account_trouble:
+            raise self.account_trouble
         return f"https://{self.identity}/account/1" if self.registered else None
 
     async def issue(
@@ -757,6 +760,20 @@ class TestBudget:
         it.clock.jump(HOUR)
         await it.clock.advance(3.3 * DAY)
         assert await it.buckets() == []
+        sweeping.cancel()
+
+    async def test_an_account_that_can_not_be_used_keeps_the_sweep_from_no_other(self) -> None:
+        it = Room(ONE_ORDER, ONE_ORDER, on_demand=ONE_ORDER)
+        it.cas[0].down = DOWN[0]
+        await it.issue(want(permission=Permission.ASK))
+        it.cas[0].account_trouble = StorageError("the account's key can't be used")
+        it.clock.jump(5 * DAY)
+        sweeping = asyncio.create_task(it.authorities.sweep())
+        with capture_logs() as logs:
+            await settle()
+        assert await it.buckets() == []
+        assert [(log["event"], log["folder"]) for log in logs] == [("storage.passed_over", "_budgets")]
+        assert it.clock.sleeps[-1] < 2 * HOUR, "that one has its turn soon"
         sweeping.cancel()
 
 

@@ -602,3 +602,13 @@ async def test_a_sweep_puts_right_what_makes_no_sense(till: Till, storage: Fault
     await clock.advance(WEEK + 2 * DAY)
     assert await till.budget.sweep(ACCOUNT, LETS_ENCRYPT) == 2
     assert stored(storage) == []
+
+
+async def test_a_sweep_passes_over_what_can_not_be_read(till: Till, storage: FaultyStorage, clock: ManualClock) -> None:
+    for number in range(250):
+        await till.take(f"s{number}.example-{number}.com", kind=RENEWAL)
+    bad = stored(storage)[7]
+    storage.break_down("get", key=bad)
+    await clock.advance(WEEK + 2 * DAY)
+    await till.budget.sweep(ACCOUNT, LETS_ENCRYPT)
+    assert stored(storage) == [bad]

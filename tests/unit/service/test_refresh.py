@@ -15,9 +15,9 @@ from ssl_cert_server.service.policy import Policy, PolicyRules, Source
 from ssl_cert_server.service.refresh import Refresh
 from ssl_cert_server.service.staples import Staples
 from ssl_cert_server.service.turns import Turns
-from tests.support.clock import ManualClock
+from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
-from tests.support.leaves import make_certificate
+from tests.support.leaves import DAY, make_certificate
 from tests.support.scripted_ca import ScriptedCa
 from tests.support.upkeep import RecordingUpkeep
 
@@ -47,7 +47,7 @@ class Instance:
         issuers = {Source.ACME: acme, Source.MANAGED: self.managed}
         self.certificates = Certificates(self.cache, policy, issuers, self.clock)  # type: ignore[arg-type]
         self.staples = Staples(policy, self.certificates, self.storage, self.clock, want=self._want)
-        self.refresh = Refresh(policy, self.cache, self.certificates, self.staples, acme, self.managed)
+        self.refresh = Refresh(policy, self.cache, self.certificates, self.staples, acme, self.managed, self.storage)
 
     async def _want(self, cert_key: str) -> None:
         raise AssertionError(cert_key)
@@ -130,11 +130,37 @@ async def test_a_staple_is_told_by_its_names_and_read_anew(it: Instance) -> None
         assert answer.response == response
 
 
-async def test_everything_in_use_is_read_again_after_a_reset(it: Instance) -> None:
+async def test_after_a_reset_everything_in_use_is_to_be_read_again(it: Instance) -> None:
     await it.put("a.com", "a.com")
     await it.put("shop", "shop.net")
+    await it.put("unused.com", "unused.com")
     await it.served("a.com")
     await it.served("shop.net")
-    new = [await it.put("a.com", "a.com"), await it.put("shop", "shop.net")]
-    await it.refresh.all()
-    assert [await it.served("a.com"), await it.served("shop.net")] == new
+    assert set(it.refresh.everything()) == {"a.com", "shop"}
+
+
+async def test_after_a_reset_staples_are_read_anew(it: Instance) -> None:
+    certificate = make_certificate("a.com")
+    await it.storage.put("a.com", certificate.stored)
+    now = it.clock.now()
+    for response in (b"one", b"two"):
+        staple = Staple(certificate.fingerprint, response=response, this_update=now, next_update=now + 1000)
+        await save_staple(it.storage, "a.com", staple)
+        it.refresh.everything()
+        answer = await it.staples.answer("a.com", certificate.fingerprint)
+        assert answer is not None
+        assert answer.response == response
+
+
+@pytest.mark.parametrize("what", ["garbage", "another name's", "expired"])
+async def test_what_can_not_be_used_takes_no_certificates_place(it: Instance, what: str) -> None:
+    good = await it.put("a.com", "a.com")
+    await it.served("a.com")
+    values = {
+        "garbage": b"-----BEGIN EC PRIVATE KEY-----\ntrunc",
+        "another name's": make_certificate("b.com").stored,
+        "expired": make_certificate("a.com", start=START - 90 * DAY, end=START - DAY).stored,
+    }
+    await it.storage.put("a.com", values[what])
+    assert set(await it.refresh.one("a.com")) == {"a.com"}
+    assert await it.served("a.com") == good

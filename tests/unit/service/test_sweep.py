@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
+from ssl_cert_server.errors import StorageError
 from ssl_cert_server.model import OpenOrder
 from ssl_cert_server.service.state import NameState, load_state, save_state
 from ssl_cert_server.service.sweep import StateSweep
@@ -15,10 +17,11 @@ FAILED = NameState(failures=4, failed_at=START, retry_at=START + DAY, error="no"
 ORDER = OpenOrder("https://ca.test/dir", "https://ca.test/order/1", "key")
 
 
-async def _keep(storage: FaultyStorage, state: NameState) -> None:
+async def _keep(storage: FaultyStorage, state: NameState, name: str = "a.com") -> None:
     lease = await storage.acquire("test", 1e9)
     assert lease is not None
-    await save_state(storage, "a.com", state, lease)
+    await save_state(storage, name, state, lease)
+    await storage.release(lease)
 
 
 @pytest.mark.parametrize(
@@ -46,3 +49,21 @@ async def test_what_is_worked_on_stays(storage: FaultyStorage, clock: ManualCloc
     assert await StateSweep(storage, clock).sweep() == 0
     await storage.release(lease)
     assert await StateSweep(storage, clock).sweep() == 1
+
+
+async def test_what_can_not_be_read_is_passed_over(storage: FaultyStorage, clock: ManualClock) -> None:
+    for name in ("bad.com", "a.com", "b.com"):
+        await _keep(storage, FAILED, name)
+    clock.jump(40 * DAY)
+    storage.break_down("get", key="_state/bad.com")
+    with capture_logs() as logs:
+        assert await StateSweep(storage, clock).sweep() == 2
+    assert [(log["event"], log["folder"], log["values"]) for log in logs] == [("storage.passed_over", "_state", 1)]
+
+
+async def test_storage_that_is_away_ends_the_sweep(storage: FaultyStorage, clock: ManualClock) -> None:
+    for number in range(50):
+        await _keep(storage, FAILED, f"{number}.com")
+    storage.break_down("get")
+    with pytest.raises(StorageError):
+        await StateSweep(storage, clock).sweep()

@@ -107,3 +107,11 @@ async def test_the_sweep_forgets_what_is_over(it: Room) -> None:
     await it.clock.advance(3600)
     assert await verdicts.sweep() == 1
     assert await it.kept() == []
+
+
+async def test_the_sweep_passes_over_what_can_not_be_read(it: Room) -> None:
+    for name in ("bad.com", "a.com", "b.com"):
+        await it.storage.put(f"{FOLDER}/{name}", b"0")
+    it.storage.break_down("get", key=f"{FOLDER}/bad.com")
+    assert await SharedVerdicts(it.storage, it.clock).sweep() == 2
+    assert await it.kept() == [f"{FOLDER}/bad.com"]

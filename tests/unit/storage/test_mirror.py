@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -147,7 +148,7 @@ async def test_a_mirror_that_is_full_harms_nobody(it: Room) -> None:
     with capture_logs() as logs:
         await it.read("a.com")
         assert await it.storage.get("a.com") == b"certificate"
-    assert [log["event"] for log in logs] == ["storage.not_mirrored"]
+    assert {log["event"] for log in logs} == {"storage.not_mirrored"}
     it.copy.repair()
     await it.read("a.com")
     assert await it.copy.get("a.com") == b"certificate"
@@ -162,6 +163,122 @@ async def test_what_did_not_change_is_written_once(it: Room) -> None:
     with capture_logs() as logs:
         await it.read("a.com")
     assert logs == []
+
+
+async def test_what_takes_long_is_not_waited_for_where_it_was_read_before(it: Room) -> None:
+    """As after a restart while storage is deaf: nobody has found out yet that it is away."""
+    names = [f"{number}.com" for number in range(40)]
+    for name in names:
+        await it.copy.put(name, b"certificate")
+    deaf = it.primary.hang()
+    reads = [asyncio.create_task(it.storage.get(name)) for name in names]
+    await it.clock.advance(1)
+    assert all(read.done() for read in reads)
+    assert {await read for read in reads} == {b"certificate"}
+    unknown = asyncio.create_task(it.storage.get("unknown.com"))
+    await it.clock.advance(10)
+    assert not unknown.done()
+    deaf.set_result(None)
+    assert await unknown is None
+
+
+async def test_reads_that_go_on_are_bounded(it: Room) -> None:
+    deaf = it.primary.hang()
+    for number in range(300):
+        await it.copy.put(f"{number}.com", b"certificate")
+        reading = asyncio.create_task(it.storage.get(f"{number}.com"))
+        await it.clock.advance(1)
+        assert await reading == b"certificate"
+    assert it.primary.hanging == 100
+    deaf.set_result(None)
+
+
+async def test_what_was_given_and_is_another_by_now_is_announced_when_storage_answers(it: Room) -> None:
+    """It may have been replaced before, while nobody here used it: then no announcement of that comes any more."""
+    for name in ("same.com", "old.com", "gone.com"):
+        await it.copy.put(name, b"certificate")
+    await it.primary.put("same.com", b"certificate")
+    await it.primary.put("old.com", b"new")
+    cursor = (await it.storage.changes("", 0)).cursor
+    it.go_away()
+    await it.read("same.com", "old.com", "gone.com")
+    it.primary.repair()
+    await it.storage.changes(cursor, 0)
+    await settle()
+    assert set((await it.storage.changes(cursor, 0)).keys) == {"old.com", "gone.com"}
+    assert await it.copy.get("old.com") == b"new"
+    assert await it.copy.get("gone.com") is None
+
+
+async def test_what_came_late_and_is_another_than_was_given_is_announced(it: Room) -> None:
+    await it.copy.put("a.com", b"old")
+    await it.primary.put("a.com", b"new")
+    cursor = (await it.storage.changes("", 0)).cursor
+    slow = it.primary.hang()
+    reading = asyncio.create_task(it.storage.get("a.com"))
+    await it.clock.advance(1)
+    assert await reading == b"old"
+    slow.set_result(None)
+    await settle()
+    assert (await it.storage.changes(cursor, 0)).keys == ("a.com",)
+
+
+async def test_what_is_compared_and_can_not_be_read_is_compared_later(it: Room) -> None:
+    for name in ("a.com", "b.com"):
+        await it.copy.put(name, b"old")
+        await it.primary.put(name, b"new")
+    cursor = (await it.storage.changes("", 0)).cursor
+    it.go_away()
+    await it.read("a.com", "b.com")
+    it.primary.break_down("get", key="a.com")
+    for _ in range(3):
+        await it.storage.changes(cursor, 0)
+        await settle()
+    assert (await it.storage.changes(cursor, 0)).keys == ("b.com",)
+    it.primary.repair()
+    await it.storage.changes(cursor, 0)
+    await settle()
+    assert set((await it.storage.changes(cursor, 0)).keys) == {"a.com", "b.com"}
+
+
+async def test_what_is_worked_on_is_waited_for(it: Room) -> None:
+    """An old value would have a certificate ordered that another instance just got."""
+    await it.copy.put("a.com", b"old")
+    await it.primary.put("a.com", b"new")
+    lease = await it.storage.acquire("certificates/a.com", 30)
+    assert lease is not None
+    slow = it.primary.hang()
+    reading = asyncio.create_task(it.storage.get("a.com"))
+    await it.clock.advance(3)
+    assert not reading.done()
+    slow.set_result(None)
+    assert await reading == b"new"
+    await it.storage.release(lease)
+
+
+@pytest.mark.parametrize("sign", ["acquire", "changes"])
+async def test_once_storage_answered_it_is_read_there(it: Room, sign: str) -> None:
+    await it.storage.put("a.com", b"old")
+    await settle()
+    it.go_away()
+    assert await it.storage.get("a.com") == b"old"
+    it.primary.repair()
+    await it.primary.put("a.com", b"new")
+    if sign == "acquire":
+        await it.storage.acquire("certificates/a.com", 30)
+    else:
+        await it.storage.changes("", 0)
+    assert await it.storage.get("a.com") == b"new"
+
+
+async def test_who_leaves_takes_the_reading_along(it: Room) -> None:
+    it.primary.hang()
+    reading = asyncio.create_task(it.storage.get("a.com"))
+    await it.clock.advance(1)
+    assert it.primary.hanging == 1
+    reading.cancel()
+    await settle()
+    assert it.primary.hanging == 0
 
 
 async def test_memory_is_the_smallest_pair() -> None:

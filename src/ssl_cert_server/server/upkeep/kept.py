@@ -11,6 +11,7 @@ from ssl_cert_server.ocsp.staples import FOLDER as STAPLE_FOLDER
 from ssl_cert_server.renewal.plan import EXPIRIES, PARKED, QUESTIONS, RENEWALS, STAPLES
 from ssl_cert_server.service.budget.buckets import LimitKind, folder
 from ssl_cert_server.storage.base import Storage
+from ssl_cert_server.storage.guarded import MARKS
 
 QUEUES = (RENEWALS, QUESTIONS, PARKED, EXPIRIES, STAPLES)
 
@@ -50,16 +51,18 @@ class Kept:
             account_url = _account_url(await storage.get(AccountPlace.at(directory_url).url))
             if account_url:
                 accounts.append(f"{directory_url} {account_url}")
-        return [*_FOLDERS, *(folder(account, kind) for account in accounts for kind in LimitKind)]
+        budgets = (folder(account, kind) for account in accounts for kind in LimitKind)
+        return [*_FOLDERS, *budgets, MARKS]  # servers that miss their mark go on when it is there, so it is the last
 
     async def keys(self, storage: Storage) -> AsyncIterator[str]:
-        """Iterate over every key.
+        """Iterate over every key, marks left out: a server that was only started leaves one.
 
         :raises StorageError: it can't be listed.
         """
         for place in await self.folders(storage):
-            async for key in storage.list(place):
-                yield key
+            if place != MARKS:
+                async for key in storage.list(place):
+                    yield key
 
     def lease(self, key: str) -> str:
         """Name the lease under which a value is written by the servers, so that nothing of theirs is overwritten."""

@@ -14,6 +14,7 @@ from ssl_cert_server.service.budget.buckets import Bucket, LimitKind, Scope, acc
 from ssl_cert_server.service.budget.limits import CaLimits, Limit
 from ssl_cert_server.storage.base import Lease, Storage
 from ssl_cert_server.storage.leasing import leased
+from ssl_cert_server.storage.passed_over import PassedOver
 
 _log = structlog.get_logger()
 
@@ -84,20 +85,25 @@ class BucketStore:
     async def sweep(self, account: str, limits: CaLimits) -> int:
         """Forget an account's buckets that have been full for days, and give their number.
 
+        What can't be read is passed over.
+
         :raises Overloaded: other instances hold the account's buckets without end.
-        :raises StorageError: the buckets can't be read or written.
+        :raises StorageError: storage itself can't be read or written.
         """
         swept = 0
         for kind in LimitKind:
             limit = Scope(kind).limit(limits)
+            passed = PassedOver()
             candidates: list[str] = []
             async for key in self._storage.list(folder(account, kind)):
-                if await self._may_go(key, limit):
-                    candidates.append(key)
+                with passed.unreadable():
+                    if await self._may_go(key, limit):
+                        candidates.append(key)
                 if len(candidates) == _SWEPT_TOGETHER:
                     swept += await self._forget(account, limit, candidates)
                     candidates.clear()
             swept += await self._forget(account, limit, candidates)
+            passed.tell(folder(account, kind))
         return swept
 
     async def _may_go(self, key: str, limit: Limit | None) -> bool:

@@ -14,6 +14,7 @@ from ssl_cert_server.config.schema import Config
 from ssl_cert_server.server.upkeep import kept as module
 from ssl_cert_server.server.upkeep.kept import Kept, shares_a_lease
 from ssl_cert_server.service.budget.buckets import account_folder
+from ssl_cert_server.storage.guarded import MARKS
 from tests.support.faulty_storage import FaultyStorage
 from tests.unit.server.upkeep.support import ACCOUNT, CA, everything, fill
 
@@ -37,7 +38,7 @@ def folders_in_the_source() -> set[str]:
 
 
 def test_every_folder_of_the_source_is_known_here() -> None:
-    known = {*module._FOLDERS, "_budgets", "_challenges", "_local_ca/root", *NOT_VALUES}
+    known = {*module._FOLDERS, MARKS, "_budgets", "_challenges", "_local_ca/root", *NOT_VALUES}
     assert folders_in_the_source() - known - NOT_FOLDERS == set(), "a folder that no command of `storage` would look at"
 
 
@@ -45,6 +46,12 @@ async def test_every_key_is_given_once(storage: FaultyStorage, config: Config) -
     await fill(storage)
     keys = [key async for key in Kept(config).keys(storage)]
     assert sorted(keys) == sorted(everything(storage))
+
+
+async def test_the_mark_comes_last_and_is_no_content(storage: FaultyStorage, config: Config) -> None:
+    await storage.put(f"{MARKS}/1", b"")
+    assert (await Kept(config).folders(storage))[-1] == MARKS
+    assert [key async for key in Kept(config).keys(storage)] == []
 
 
 async def test_without_an_account_there_is_no_budget_of_it(storage: FaultyStorage, config: Config) -> None:
