@@ -359,7 +359,7 @@ async def test_one_that_was_removed_is_not_asked_for(it: Room) -> None:
 
 async def test_nor_one_that_was_forgotten(it: Room) -> None:
     await it.put()
-    await it.plan.forget("a.com")
+    await it.found.take_out("a.com", await it.found.find("a.com"), QUESTIONS)
     await it.later(FIRST)
     assert it.adviser.asked == []
 

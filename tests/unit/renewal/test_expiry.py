@@ -218,7 +218,7 @@ async def test_what_is_gone_is_forgotten(it: Room) -> None:
     await it.put("a.com")
     await it.put("b.com")
     await it.storage.delete("a.com")
-    await it.plan.forget("b.com")
+    await it.found.take_out("b.com", await it.found.find("b.com"), EXPIRIES)
     assert it.warning("b.com") is None
     with Warnings() as warnings:
         await it.start()
@@ -352,7 +352,7 @@ async def test_one_that_is_not_managed_any_more_is_not_told_of(it: Room) -> None
 async def test_a_name_with_the_same_key_is_another_matter(it: Room) -> None:
     managed = await put_managed(it, age=85 * DAY)
     await it.plan.warn(f"managed/{MANAGED}", managed, START)
-    await it.plan.forget(MANAGED)
+    await it.found.take_out(MANAGED, None, EXPIRIES)
     assert it.warning(f"managed/{MANAGED}") is not None
 
 

@@ -64,6 +64,7 @@ class StorageCopy:
 
         :raises StorageError: one of the two can't be read or written any more.
         """
+        await self.target.index_complete()  # so that an index which is lost meanwhile isn't marked in its place
         for folder in await self.kept.folders(self.source):
             await side_by_side(self.source.list(folder), self._copy)
         for queue in QUEUES:
