@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from ssl_cert_server.acme.jose import AccountKey
 from ssl_cert_server.issuers.account import AccountPlace
@@ -18,7 +16,7 @@ from ssl_cert_server.service.budget.buckets import LimitKind, Scope
 from ssl_cert_server.service.records import IssuedRecord, save_record
 from ssl_cert_server.storage.base import Due, Storage
 from ssl_cert_server.storage.memory import MemoryStorage
-from tests.support.certs import Pair, make_pair
+from tests.support.certs import make_pair
 from tests.support.clock import START
 
 CA = "https://ca.example.com/dir"
@@ -63,13 +61,6 @@ async def fill(storage: Storage) -> None:
 def everything(storage: MemoryStorage) -> dict[str, bytes]:
     """Give all that is kept, as it lies there."""
     return dict(storage._values)
-
-
-def responded(names: list[str]) -> Pair:
-    """Make a certificate that names an OCSP responder."""
-    url = x509.UniformResourceIdentifier("http://ocsp.example.com")
-    access = x509.AuthorityInformationAccess([x509.AccessDescription(AuthorityInformationAccessOID.OCSP, url)])
-    return make_pair(names, start=START, end=UNTIL, extensions=[access])
 
 
 def note_calls(storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch, *methods: str) -> list[str]:

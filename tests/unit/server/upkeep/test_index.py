@@ -19,7 +19,7 @@ from ssl_cert_server.storage.sealed import SealedStorage
 from tests.support.certs import DAY, Pair, make_pair
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
-from tests.unit.server.upkeep.support import CONFIG, fill, note_calls, responded
+from tests.unit.server.upkeep.support import CONFIG, fill, note_calls
 
 KEY = SealKey(bytes(32))
 FROM, UNTIL = START - DAY, START + 90 * DAY
@@ -166,7 +166,7 @@ async def test_what_its_ca_said_when_it_may_be_asked_counts(rebuild: Rebuild, st
 
 async def test_responders_are_asked_again_about_what_has_one(rebuild: Rebuild, storage: FaultyStorage) -> None:
     for name in ("a.example", "parked.example"):
-        await stored(storage, name, responded([name]))
+        await storage.put(name, OcspCa().leaf(name).stored)
     await storage.schedule("parked", [Due("parked.example", 0.0, UNTIL)])
     await stored(storage, "b.example")
     await rebuild(storage)

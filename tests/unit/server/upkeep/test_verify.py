@@ -18,7 +18,8 @@ from ssl_cert_server.storage.sealed import SealedStorage
 from tests.support.certs import DAY, make_pair
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
-from tests.unit.server.upkeep.support import NAMES, UNTIL, everything, fill, responded
+from tests.support.ocsp_ca import OcspCa
+from tests.unit.server.upkeep.support import NAMES, UNTIL, everything, fill
 
 REBUILD = "`ssl-cert-server storage rebuild-index`"
 
@@ -158,8 +159,7 @@ async def test_one_that_nobody_would_be_asked_about(
     verify: Verify, storage: FaultyStorage, queue: str, finding: str, at: float | None
 ) -> None:
     await fill(storage)
-    pair = responded(["a.example"])
-    await storage.put("a.example", pair.stored)
+    await storage.put("a.example", OcspCa().leaf("a.example", start=START, end=UNTIL).stored)
     await storage.schedule("ocsp", [Due("a.example", START + DAY)])
     assert await verify(storage) == []
     await storage.unschedule(queue, ["a.example"])
