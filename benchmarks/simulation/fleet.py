@@ -97,6 +97,12 @@ class Fleet:
         """See :class:`ssl_cert_server.renewal.worker.Renewables`."""
         return self._found(cert_key) if cert_key in self.certificates else None
 
+    async def take_out(self, cert_key: str, seen: Stored | None, *queues: str) -> bool:  # noqa: ARG002 - as below
+        """See :class:`ssl_cert_server.renewal.worker.Renewables`."""
+        for queue in queues:
+            await self._storage.unschedule(queue, [cert_key])
+        return True
+
     def _found(self, cert_key: str) -> Stored:
         return Stored(self._subjects[cert_key], self.certificates[cert_key], self._records[cert_key])
 

@@ -10,7 +10,7 @@ from ssl_cert_server.cli.options import ConfigFile, configuration
 from ssl_cert_server.cli.progress import count_for_bar, progress
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
-from ssl_cert_server.server.compose import open_storage, policy_rules
+from ssl_cert_server.server.compose import open_storage, policy_rules, renewal_plan
 from ssl_cert_server.server.logs import set_up_logs
 from ssl_cert_server.server.upkeep.kept import Kept
 from ssl_cert_server.server.upkeep.stored import Rules
@@ -21,8 +21,8 @@ from ssl_cert_server.service.policy import Policy
 def verify(config: ConfigFile = None) -> None:
     """Look at every stored value, and print a line for everything that is wrong; the exit code is 1 then.
 
-    Keys and certificates must belong together, cover their names and not be expired, and each must be in the queue of
-    renewals.
+    Keys and certificates must belong together, cover their names and not be expired, and each must be renewed, asked
+    about and warned of in time.
     """
     loaded, _ = configuration(config)
     set_up_logs()
@@ -39,7 +39,7 @@ async def _verify(config: Config) -> Verification:
     try:
         total = await count_for_bar(kept, storage)
         with progress("checking", total) as step:
-            work = Verification(storage, kept, rules, clock, typer.echo, step)
+            work = Verification(storage, renewal_plan(config, storage, clock), kept, rules, clock, typer.echo, step)
             await work.run()
             return work
     finally:

@@ -16,6 +16,7 @@ from ssl_cert_server.errors import AcmeError, CertServerError, NotPermitted
 from ssl_cert_server.model import Certificate
 from ssl_cert_server.renewal.due_worker import DueWorker
 from ssl_cert_server.renewal.plan import QUESTIONS, RenewalPlan, Stored
+from ssl_cert_server.renewal.schedule import LONGEST_WAIT, believed
 from ssl_cert_server.renewal.worker import Renewables
 from ssl_cert_server.service.records import IssuedRecord
 from ssl_cert_server.storage.base import Due, Storage
@@ -24,8 +25,8 @@ _log = structlog.get_logger()
 
 _SIDE_BY_SIDE = 8
 _ASK_AFTER_FAILURE = 6 * 3600.0
-_SHORTEST, _LONGEST = 60.0, 86_400.0
-"""Seconds; a CA's Retry-After is clamped to these (ACME-ARI section 4.3)."""
+_SHORTEST = 60.0
+"""Seconds; a CA's Retry-After is clamped to this and the longest wait (ACME-ARI section 4.3)."""
 
 _ASKING = 60.0
 
@@ -59,13 +60,13 @@ class AdviceWorker:
         self._plan = plan
         self._certificates = certificates
         self._cas = cas
-        self._storage = storage
         self._clock = clock
         self._worker = DueWorker(
             storage,
             clock,
             QUESTIONS,
             self._work,
+            marks=plan.marks,
             sooner=plan.sooner[QUESTIONS],
             side_by_side=_SIDE_BY_SIDE,
         )
@@ -91,7 +92,11 @@ class AdviceWorker:
         except NotPermitted:
             stored = None
         if stored is None or self._clock.now() >= stored.certificate.not_after:
-            await self._storage.unschedule(QUESTIONS, [cert_key])  # whoever stores another one schedules it
+            await self._certificates.take_out(cert_key, stored, QUESTIONS)  # whoever stores another one schedules it
+            return
+        not_before = believed(stored.record.ask_at, self._clock.now())
+        if self._clock.now() < not_before:
+            await self._plan.ask_at(cert_key, not_before)  # an index that was made anew doesn't know what the CA said
             return
         directory_url, ca = self._adviser(stored.record)
         ask_at = self._clock.now() + _ASK_AFTER_FAILURE
@@ -131,7 +136,7 @@ class AdviceWorker:
         drawn = record.renew_at
         if (info.start, info.end) != (record.window_start, record.window_end):
             drawn = info.start + (info.end - info.start) * self._clock.random()
-        ask_at = now + min(max(info.retry_after, _SHORTEST), _LONGEST)
+        ask_at = now + min(max(info.retry_after, _SHORTEST), LONGEST_WAIT)
         return replace(record, window_start=info.start, window_end=info.end, renew_at=drawn, ask_at=ask_at)
 
     async def _keep(self, asked: Stored) -> bool:

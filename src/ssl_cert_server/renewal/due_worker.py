@@ -9,6 +9,7 @@ import structlog
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
+from ssl_cert_server.renewal.clock_marks import ClockMarks
 from ssl_cert_server.storage.base import Due, Storage
 
 _log = structlog.get_logger()
@@ -34,6 +35,7 @@ class DueWorker:
         queue: str,
         work: Callable[[Due], Awaitable[None]],
         *,
+        marks: ClockMarks,
         sooner: asyncio.Event,
         side_by_side: int,
     ) -> None:
@@ -41,6 +43,7 @@ class DueWorker:
         self._clock = clock
         self._queue = queue
         self._work = work
+        self._marks = marks
         self._sooner = sooner
         self._slots = asyncio.Semaphore(side_by_side)
         self._paused_until = float("-inf")
@@ -73,7 +76,7 @@ class DueWorker:
         while True:
             await self._clock.sleep(CLAIMED_FOR / 3)
             try:
-                again = Due(entry.key, self._clock.now() + CLAIMED_FOR, entry.rank)
+                again = Due(entry.key, await self._marks.note() + CLAIMED_FOR, entry.rank)
                 await self._storage.schedule(self._queue, [again])
             except StorageError as error:
                 _log.warning("renewal.index_unreadable", queue=self._queue, reason=str(error))
@@ -84,7 +87,7 @@ class DueWorker:
                 await self._clock.sleep(pause)
             self._sooner.clear()
             try:
-                now = self._clock.now()
+                now = await self._marks.note()
                 claimed = await self._storage.claim(self._queue, now=now, limit=1, seconds=CLAIMED_FOR)
                 if claimed:
                     return claimed[0]

@@ -19,7 +19,8 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import CertServerError, NotPermitted, StorageError
 from ssl_cert_server.model import Certificate
 from ssl_cert_server.renewal.due_worker import DueWorker
-from ssl_cert_server.renewal.plan import EXPIRIES, RenewalPlan, Stored
+from ssl_cert_server.renewal.mending import Mending
+from ssl_cert_server.renewal.plan import EXPIRIES, GIVEN_UP_AFTER, RenewalPlan, Stored
 from ssl_cert_server.renewal.schedule import expiring_from, warned_again
 from ssl_cert_server.storage.base import Due, Storage
 
@@ -32,17 +33,18 @@ _SIDE_BY_SIDE = 4
 _AFTER_ERROR = 3600.0
 _LOOK_EVERY = 3600.0
 
-# One that expired for longer is nobody's any more: renewal gives it up, too.
-_FORGOTTEN_AFTER = 7 * 86_400.0
-
 
 @dataclass(frozen=True, slots=True)
 class _Expiry:
-    """Of one certificate: from when on it is worth a warning, when it expires (Unix seconds), and what to do."""
+    """Of one certificate: from when on it is worth a warning, when it expires (Unix seconds), and what to do.
+
+    ``stored`` is None where an operator manages it.
+    """
 
     begins: float
     not_after: float
     remedy: str
+    stored: Stored | None = None
 
 
 class Watched(Protocol):
@@ -53,6 +55,9 @@ class Watched(Protocol):
 
     async def managed(self, cert_key: str) -> Certificate | None:
         """See :meth:`ssl_cert_server.renewal.stored.StoredCertificates.managed`."""
+
+    async def take_out(self, cert_key: str, seen: Stored | None, *queues: str) -> bool:
+        """See :meth:`ssl_cert_server.renewal.stored.StoredCertificates.take_out`."""
 
 
 class ExpiryWorker:
@@ -74,6 +79,7 @@ class ExpiryWorker:
             clock,
             EXPIRIES,
             self._work,
+            marks=plan.marks,
             sooner=plan.sooner[EXPIRIES],
             side_by_side=_SIDE_BY_SIDE,
         )
@@ -100,10 +106,12 @@ class ExpiryWorker:
         except NotPermitted:
             # By this configuration nobody is served it, so nobody will miss it. It is kept in mind all the same: other
             # instances may have another configuration, and this one at its next start.
-            await self._go_on(entry.key, entry.rank)
+            await self._go_on(entry.key, entry.rank, None)
             return
-        if found is None or now > found.not_after + _FORGOTTEN_AFTER:
-            await self._storage.unschedule(EXPIRIES, [entry.key])
+        if found is None:
+            await self._take_out(entry.key, None)
+        elif now > found.not_after + GIVEN_UP_AFTER:
+            await self._take_out(entry.key, found.stored)
         elif now < found.begins:  # it was replaced, and whoever did that could not say so
             await self._plan.warn_at(entry.key, found.begins, found.not_after)
         else:
@@ -113,14 +121,14 @@ class ExpiryWorker:
                 days_left=round((found.not_after - now) / 86_400, 1) + 0.0,  # no -0.0
                 remedy=found.remedy,
             )
-            await self._go_on(entry.key, found.not_after)
+            await self._go_on(entry.key, found.not_after, found.stored)
 
     async def _of_issued(self, entry: Due) -> _Expiry | None:
         stored = await self._certificates.find(entry.key)
         if stored is None:
             return None
         certificate, remedy = stored.certificate, f"ssl-cert-server why {shlex.quote(stored.subject.names[0])}"
-        return _Expiry(self._plan.expiring_from(certificate), certificate.not_after, remedy)
+        return _Expiry(self._plan.expiring_from(certificate), certificate.not_after, remedy, stored)
 
     async def _of_managed(self, entry: Due) -> _Expiry:
         cert_key, remedy = _cert_key(entry), "put its successor there"
@@ -129,23 +137,29 @@ class ExpiryWorker:
             return _Expiry(0.0, entry.rank, remedy)
         return _Expiry(_managed_from(certificate), certificate.not_after, remedy)
 
-    async def _go_on(self, key: str, not_after: float) -> None:
+    async def _go_on(self, key: str, not_after: float, stored: Stored | None) -> None:
         again = warned_again(self._clock.now(), not_after)
         if again is None:
-            await self._storage.unschedule(EXPIRIES, [key])
+            await self._take_out(key, stored)
         else:
             await self._plan.warn_at(key, again, not_after)
 
+    async def _take_out(self, key: str, stored: Stored | None) -> None:
+        if key.startswith(_MANAGED):
+            await self._storage.unschedule(EXPIRIES, [key])
+        else:
+            await self._certificates.take_out(key, stored, EXPIRIES)
+
     async def _try_later(self, entry: Due) -> None:
         with suppress(StorageError):
-            await self._storage.schedule(EXPIRIES, [Due(entry.key, self._clock.now() + _AFTER_ERROR, entry.rank)])
+            await self._plan.put_off(entry, _AFTER_ERROR, EXPIRIES)
 
 
 class ManagedExpiries:
     """Schedules warnings of the managed certificates that are in use.
 
     ``in_use`` gives them by ``cert_key``. They are read when they are first asked for, so they are looked at now and
-    then; that also mends an index that was lost.
+    then; that also mends an index that was lost, and what was planned by a wrong clock.
     """
 
     def __init__(
@@ -155,6 +169,7 @@ class ManagedExpiries:
         self._plan = plan
         self._storage = storage
         self._clock = clock
+        self._mending = Mending(plan, storage, clock)
 
     async def run(self) -> None:
         """Look every hour, for ever."""
@@ -169,9 +184,10 @@ class ManagedExpiries:
     async def _look_after(self, cert_key: str, certificate: Certificate) -> None:
         if self._clock.now() >= certificate.not_after:
             return  # that was told
-        entry = await self._storage.scheduled(EXPIRIES, _MANAGED + cert_key)
-        if entry is None or entry.rank != certificate.not_after:  # that is how entries tell certificates apart
-            await self._plan.warn(_MANAGED + cert_key, certificate, _managed_from(certificate))
+        key, begins = _MANAGED + cert_key, _managed_from(certificate)
+        entry = await self._storage.scheduled(EXPIRIES, key)
+        if not self._mending.warns_in_time(entry, certificate, begins):
+            await self._plan.warn(key, certificate, begins)
 
 
 def _cert_key(entry: Due) -> str:

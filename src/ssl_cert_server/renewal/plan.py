@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -11,8 +12,9 @@ import structlog
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.model import Certificate, Subject
+from ssl_cert_server.renewal.clock_marks import ClockMarks
 from ssl_cert_server.renewal.due_worker import CLAIMED_FOR
-from ssl_cert_server.renewal.schedule import advised_at, expiring_from, renew_at
+from ssl_cert_server.renewal.schedule import advised_at, believed, expiring_from, renew_at
 from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.service.records import IssuedRecord
 from ssl_cert_server.storage.base import Due, Storage
@@ -27,6 +29,9 @@ PARKED = "parked"
 
 EXPIRIES = "expiry"
 """Warnings, for as long as a certificate isn't replaced."""
+
+GIVEN_UP_AFTER = 7 * 86_400.0
+"""Seconds after which an expired certificate is nobody's any more; the next request for its name issues on the fly."""
 
 _EXPECTED_WITHIN = 3600.0
 """Seconds after which somebody looks what became of an issuance whose server died."""
@@ -50,7 +55,8 @@ class Stored:
 class RenewalPlan:
     """Schedules. ``renew_before`` is in seconds; see :func:`~ssl_cert_server.renewal.schedule.renew_at`.
 
-    ``sooner`` tells, for each queue, that something was scheduled which may come up before what was known.
+    ``sooner`` tells, for each queue, that something was scheduled which may come up before what was known; ``marks``
+    are made before anything is.
     """
 
     def __init__(self, storage: Storage, clock: Clock, renew_before: float | None) -> None:
@@ -58,6 +64,7 @@ class RenewalPlan:
         self._clock = clock
         self._renew_before = renew_before
         self.sooner: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self.marks = ClockMarks(storage, clock)
 
     async def expect(self, cert_key: str) -> None:
         """Have somebody look after a certificate that is about to be issued for the first time.
@@ -80,43 +87,61 @@ class RenewalPlan:
 
         :raises StorageError: it can't be kept.
         """
-        cert_key, now = stored.subject.cert_key, self._clock.now()
-        await self.warn(cert_key, stored.certificate, self.expiring_from(stored.certificate))
-        await self.ask_at(cert_key, now + _FIRST_QUESTION * self._clock.random())
-        if stored.certificate.ocsp_urls:
-            await self.staple_at(cert_key, now)
-        # Last, as its entry from before comes up again by itself, and then all of this is done anew.
-        await self.renew_at(stored, self.due_at(stored))
+        await self.keep(self.entries(stored))
 
-    def due_at(self, stored: Stored, *, earliest: bool = False) -> float:
+    def entries(self, stored: Stored) -> dict[str, Due]:
+        """Give what is planned of a certificate that was just found, by queue, in the order in which it is kept.
+
+        Its renewal is the last, as its entry from before comes up again by itself, and then all of this is done anew.
+        """
+        certificate, now = stored.certificate, self._clock.now()
+        cert_key = stored.subject.cert_key
+        asked_at = max(believed(stored.record.ask_at, now), now + _FIRST_QUESTION * self._clock.random())
+        entries = {
+            EXPIRIES: self._first_warning(cert_key, certificate, self.expiring_from(certificate)),
+            QUESTIONS: Due(cert_key, asked_at),
+        }
+        if certificate.ocsp_urls:
+            entries[STAPLES] = Due(cert_key, now)
+        return entries | {RENEWALS: Due(cert_key, self.due_at(stored), rank_of(stored))}
+
+    async def keep(self, entries: Mapping[str, Due]) -> None:
+        """Keep entries by queue.
+
+        :raises StorageError: they can't be kept.
+        """
+        for queue, entry in entries.items():
+            await self._schedule(queue, entry)
+
+    def due_at(self, stored: Stored, *, chance: float | None = None) -> float:
         """Give when a certificate is to be renewed, by its CA's advice where there is some (Unix seconds).
 
-        Else the dice spread it; ``earliest`` gives the first moment that they may have given.
+        Else the dice spread it; with a ``chance`` of 0 it is the first moment that they may have given, of 1 the last.
         """
-        certificate, record = stored.certificate, stored.record
+        certificate, record, now = stored.certificate, stored.record, self._clock.now()
+        rests_until = believed(record.rests_until, now)
         if record.revoked:
-            return record.rests_until if record.follows_young else 0.0
+            return rests_until if record.follows_young else 0.0
         if record.renew_at:
             advised = advised_at(record.renew_at, certificate.not_before, certificate.not_after)
-            return max(advised, record.heeded_from)
-        chance = 0.0 if earliest else self._clock.random()
+            return max(advised, believed(record.heeded_from, now))
+        chance = self._clock.random() if chance is None else chance
         usual = renew_at(certificate.not_before, certificate.not_after, chance, self._renew_before)
-        return max(usual, record.rests_until)
+        return max(usual, rests_until)
 
     async def renew_at(self, stored: Stored, at: float) -> None:
         """Have a certificate renewed at a time; the sooner it expires, the sooner it goes of those that are due.
 
         :raises StorageError: it can't be kept.
         """
-        rank = 0.0 if stored.record.revoked else stored.certificate.not_after
-        await self._schedule(RENEWALS, Due(stored.subject.cert_key, at, rank))
+        await self._schedule(RENEWALS, Due(stored.subject.cert_key, at, rank_of(stored)))
 
-    async def put_off(self, entry: Due, seconds: float) -> None:
-        """Have a renewal come up again after so long.
+    async def put_off(self, entry: Due, seconds: float, queue: str = RENEWALS) -> None:
+        """Have an entry come up again after so long.
 
         :raises StorageError: it can't be kept.
         """
-        await self._schedule(RENEWALS, Due(entry.key, self._clock.now() + seconds, entry.rank))
+        await self._schedule(queue, Due(entry.key, self._clock.now() + seconds, entry.rank))
 
     async def ask_at(self, cert_key: str, at: float) -> None:
         """Have a certificate's CA asked for advice at a time.
@@ -156,7 +181,7 @@ class RenewalPlan:
 
         :raises StorageError: it can't be kept.
         """
-        await self.warn_at(key, max(begins, self._clock.now() + _RENEWED_FIRST), certificate.not_after)
+        await self._schedule(EXPIRIES, self._first_warning(key, certificate, begins))
 
     async def warn_at(self, key: str, at: float, not_after: float) -> None:
         """Have a warning given at a time, or where that is earlier, when the certificate expires.
@@ -185,14 +210,16 @@ class RenewalPlan:
             return True
         return False
 
-    async def forget(self, cert_key: str) -> None:
-        """Know nothing of a certificate any more.
-
-        :raises StorageError: it can't be taken out.
-        """
-        for queue in (RENEWALS, QUESTIONS, PARKED, EXPIRIES):
-            await self._storage.unschedule(queue, [cert_key])
+    def _first_warning(self, key: str, certificate: Certificate, begins: float) -> Due:
+        at = max(begins, self._clock.now() + _RENEWED_FIRST)
+        return Due(key, min(at, certificate.not_after), certificate.not_after)
 
     async def _schedule(self, queue: str, entry: Due) -> None:
+        await self.marks.note()
         await self._storage.schedule(queue, [entry])
         self.sooner[queue].set()
+
+
+def rank_of(stored: Stored) -> float:
+    """Give the rank of a certificate's renewal: the time at which it expires, which tells it from other ones'."""
+    return 0.0 if stored.record.revoked else float(stored.certificate.not_after)

@@ -7,8 +7,14 @@ _SPREAD = 0.1
 _EXPIRING_PART = 3
 _LATEST_PART = 2
 
-_WARNED_EVERY = 86_400.0
+WARNED_EVERY = 86_400.0
 _WARNED_MOST_OFTEN = 6 * 3600.0
+
+LONGEST_WAIT = 86_400.0
+"""Seconds that a CA or a responder may ask to be left alone for, and that a new certificate rests."""
+
+CLOCKS_DIFFER = 3600.0
+"""Seconds by which instances' clocks may differ; what was planned by one that is further ahead is not believed."""
 
 
 def renew_at(not_before: float, not_after: float, jitter: float, renew_before: float | None = None) -> float:
@@ -43,7 +49,12 @@ def warned_again(now: float, not_after: float) -> float | None:
     left = not_after - now
     if left <= 0:
         return None
-    return min(now + min(max(left / 2, _WARNED_MOST_OFTEN), _WARNED_EVERY), not_after)
+    return min(now + min(max(left / 2, _WARNED_MOST_OFTEN), WARNED_EVERY), not_after)
+
+
+def believed(until: float, now: float) -> float:
+    """Give the time until which something waits, or 0 where no right clock can have said it (Unix seconds)."""
+    return until if until <= now + LONGEST_WAIT + CLOCKS_DIFFER else 0.0
 
 
 def _margin(not_before: float, not_after: float, renew_before: float | None = None) -> float:

@@ -19,6 +19,7 @@ from ssl_cert_server.ocsp.responder import Word
 from ssl_cert_server.ocsp.staples import FOLDER, Staple, forget_staple, load_staple, save_staple
 from ssl_cert_server.renewal.due_worker import DueWorker
 from ssl_cert_server.renewal.plan import STAPLES, RenewalPlan, Stored
+from ssl_cert_server.renewal.schedule import LONGEST_WAIT, believed
 from ssl_cert_server.service.breaker import Breaker
 from ssl_cert_server.storage.base import Due, Storage
 
@@ -26,9 +27,6 @@ _log = structlog.get_logger()
 
 _SIDE_BY_SIDE = 8
 _FIRST_RETRY, _LONGEST_RETRY = 60.0, 3_600.0
-_LONGEST_PAUSE = 86_400.0
-"""Seconds; a responder's Retry-After is clamped to this."""
-
 _SHORTEST = 10.0
 _AFTER_ERROR = 600.0
 _HALF, _SPREAD = 0.5, 0.1
@@ -53,6 +51,9 @@ class Stapled(Protocol):
 
     async def managed(self, cert_key: str) -> Certificate | None:
         """See :meth:`ssl_cert_server.renewal.stored.StoredCertificates.managed`."""
+
+    async def take_out(self, cert_key: str, seen: Stored | None, *queues: str) -> bool:
+        """See :meth:`ssl_cert_server.renewal.stored.StoredCertificates.take_out`."""
 
     async def keep(self, stored: Stored) -> Stored | None:
         """See :meth:`ssl_cert_server.renewal.stored.StoredCertificates.keep`."""
@@ -81,7 +82,13 @@ class StapleWorker:
         self._clock = clock
         self._breakers: OrderedDict[str, Breaker] = OrderedDict()
         self._worker = DueWorker(
-            storage, clock, STAPLES, self._work, sooner=plan.sooner[STAPLES], side_by_side=_SIDE_BY_SIDE
+            storage,
+            clock,
+            STAPLES,
+            self._work,
+            marks=plan.marks,
+            sooner=plan.sooner[STAPLES],
+            side_by_side=_SIDE_BY_SIDE,
         )
 
     async def run(self) -> None:
@@ -102,13 +109,14 @@ class StapleWorker:
     async def _look_after(self, cert_key: str) -> None:
         certificate, renewed = await self._find(cert_key)
         if certificate is None or not certificate.ocsp_urls or self._clock.now() >= certificate.not_after:
-            await forget_staple(self._storage, cert_key)
-            await self._storage.unschedule(STAPLES, [cert_key])  # who stores or asks for another one schedules it
+            # Who stores or asks for another one schedules it.
+            if await self._certificates.take_out(cert_key, renewed, STAPLES):
+                await forget_staple(self._storage, cert_key)
             return
         before = await load_staple(self._storage, cert_key)
         if before.fingerprint != certificate.fingerprint:
             before = Staple(certificate.fingerprint, algorithm=before.algorithm)
-        elif self._clock.now() < before.refresh_at:
+        elif self._clock.now() < self._kept_until(before):
             await self._plan.staple_at(cert_key, before.refresh_at)
             return
         await self._ask(_Asked(cert_key, certificate, before, renewed))
@@ -143,7 +151,7 @@ class StapleWorker:
     async def _failed(self, asked: _Asked, error: OcspError) -> None:
         """Keep what there is, for as long as it holds."""
         before, now = asked.before, self._clock.now()
-        again = now + max(self._pause(before), min(error.retry_after or 0.0, _LONGEST_PAUSE))
+        again = now + max(self._pause(before), min(error.retry_after or 0.0, LONGEST_WAIT))
         left = before.next_update - now
         if before.response and left < _LAST_PART * (before.next_update - before.this_update):
             _log.error(
@@ -209,6 +217,11 @@ class StapleWorker:
             await self._storage.announce([f"{FOLDER}/{cert_key}"])
         except StorageError as error:
             _log.warning("changes.not_announced", cert_key=cert_key, reason=str(error))
+
+    def _kept_until(self, before: Staple) -> float:
+        """Give when to ask again, by what is kept; 0 where only a clock that was ahead can have said so."""
+        in_its_life = before.refresh_at <= before.next_update
+        return before.refresh_at if in_its_life else believed(before.refresh_at, self._clock.now())
 
     def _pause(self, before: Staple) -> float:
         """Give how long to wait before trying again: not so long that what there is would expire meanwhile."""

@@ -26,17 +26,14 @@ class StoredCertificates:
     async def find(self, cert_key: str) -> Stored | None:
         """Give what is stored, however old; one that can't be parsed is as good as none.
 
-        :raises NotPermitted: no rule covers it.
+        :raises NotPermitted: no rule covers it; it isn't read, as it may be anybody's.
         :raises StorageError: it can't be read.
         """
-        pem = await self._storage.get(cert_key)
-        if pem is None:
-            return None
         subject = self._policy.stored_subject(cert_key)
         if subject is None:
             raise NotPermitted(f"{cert_key}: no rule covers it")
         try:
-            certificate = parse_certificate(pem)
+            certificate = parse_certificate(await self._storage.get(cert_key) or b"")
         except InvalidCertificate:
             return None
         return Stored(subject, certificate, await load_record(self._storage, cert_key, certificate.fingerprint))
@@ -74,6 +71,35 @@ class StoredCertificates:
             await self._storage.release(lease)
         return current
 
+    async def take_out(self, cert_key: str, seen: Stored | None, *queues: str) -> bool:
+        """Take a certificate out of queues in which it isn't needed, by what was ``seen`` of it.
+
+        False where it is being replaced, or was meanwhile: whoever does that plans it, which must not be undone.
+
+        :raises StorageError: it can't be read or taken out.
+        """
+        lease = await self._storage.acquire(f"certificates/{cert_key}", _WRITING)
+        if lease is None:
+            return False
+        try:
+            if _fingerprint(await self._find_permitted(cert_key)) != _fingerprint(seen):
+                return False
+            for queue in queues:
+                await self._storage.unschedule(queue, [cert_key])
+        finally:
+            await self._storage.release(lease)
+        return True
+
     async def renew(self, subject: Subject, replaces: str, priority: Priority) -> Certificate:
         """See :meth:`ssl_cert_server.service.issuance.AcmeCertificates.renew`."""
         return await self._certificates.renew(subject, replaces, priority)
+
+    async def _find_permitted(self, cert_key: str) -> Stored | None:
+        try:
+            return await self.find(cert_key)
+        except NotPermitted:
+            return None
+
+
+def _fingerprint(stored: Stored | None) -> str:
+    return stored.certificate.fingerprint if stored is not None else ""

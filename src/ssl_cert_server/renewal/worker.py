@@ -11,7 +11,7 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import BudgetSpent, CaClosed, CertServerError, NotPermitted, StorageError, Unavailable
 from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.renewal.due_worker import DueWorker
-from ssl_cert_server.renewal.plan import RENEWALS, RenewalPlan, Stored
+from ssl_cert_server.renewal.plan import EXPIRIES, GIVEN_UP_AFTER, PARKED, QUESTIONS, RENEWALS, RenewalPlan, Stored
 from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.storage.base import Due, Storage
 
@@ -26,9 +26,6 @@ _LOOK_EVERY = 60.0
 _BETWEEN_TRIES = 1.0
 """Seconds between certificates that are tried again when the budget may have room: each tells of the next."""
 
-# A certificate expired for longer is nobody's any more; the next request for its name issues on the fly.
-_GIVE_UP_AFTER = 7 * 86_400.0
-
 
 class Renewables(Protocol):
     """What renewal needs of the certificates."""
@@ -39,6 +36,9 @@ class Renewables(Protocol):
         :raises NotPermitted: no rule covers it.
         :raises StorageError: it can't be read.
         """
+
+    async def take_out(self, cert_key: str, seen: Stored | None, *queues: str) -> bool:
+        """See :meth:`ssl_cert_server.renewal.stored.StoredCertificates.take_out`."""
 
     async def renew(self, subject: Subject, replaces: str, priority: Priority) -> Certificate:
         """See :meth:`ssl_cert_server.service.issuance.AcmeCertificates.renew`."""
@@ -61,6 +61,7 @@ class RenewalWorker:
             clock,
             RENEWALS,
             self._work,
+            marks=plan.marks,
             sooner=plan.sooner[RENEWALS],
             side_by_side=_SIDE_BY_SIDE,
         )
@@ -88,21 +89,24 @@ class RenewalWorker:
             await self._leave(entry)
             return
         if stored is None:
-            await self._plan.forget(entry.key)
-        elif now > stored.certificate.not_after + _GIVE_UP_AFTER:
-            _log.warning("renewal.given_up", cert_key=entry.key, remedy="the next request for it issues on the fly")
-            await self._plan.forget(entry.key)
-        elif now < self._plan.due_at(stored, earliest=True):
+            await self._forget(entry.key, None)
+        elif now > stored.certificate.not_after + GIVEN_UP_AFTER:
+            if await self._forget(entry.key, stored):
+                _log.warning("renewal.given_up", cert_key=entry.key, remedy="the next request for it issues on the fly")
+        elif now < self._plan.due_at(stored, chance=0.0):
             await self._plan.add(stored)  # its server died before it could say when, or a peer was faster
         else:
             await self._renew(entry, stored)
 
     async def _leave(self, entry: Due) -> None:
         """Leave a certificate alone that no rule covers: one may again, when the server has another configuration."""
-        if self._clock.now() > entry.rank + _GIVE_UP_AFTER:
-            await self._plan.forget(entry.key)
+        if self._clock.now() > entry.rank + GIVEN_UP_AFTER:
+            await self._forget(entry.key, None)
         else:
             await self._plan.put_off(entry, _UNCOVERED_RETRY * (1 + self._clock.random() / 10))
+
+    async def _forget(self, cert_key: str, seen: Stored | None) -> bool:
+        return await self._certificates.take_out(cert_key, seen, RENEWALS, QUESTIONS, PARKED, EXPIRIES)
 
     async def _renew(self, entry: Due, stored: Stored) -> None:
         name = stored.subject.names[0]

@@ -13,7 +13,7 @@ class MemoryQueue:
 
     def __init__(self) -> None:
         self._entries: dict[str, Due] = {}
-        self._later: list[tuple[float, str, Due]] = []
+        self._later: list[tuple[float, str, float, Due]] = []
         self._ready: list[tuple[float, float, str, Due]] = []
 
     def put(self, entry: Due) -> None:
@@ -21,7 +21,7 @@ class MemoryQueue:
         if self._entries.get(entry.key) == entry:
             return  # it lies there already
         self._entries[entry.key] = entry
-        heapq.heappush(self._later, (entry.at, entry.key, entry))
+        heapq.heappush(self._later, (entry.at, entry.key, entry.rank, entry))
 
     def remove(self, key: str) -> None:
         """Have a key not come up."""
@@ -57,13 +57,13 @@ class MemoryQueue:
     def next(self) -> float | None:
         """Give when the next entry comes up; what is due already, but not claimed yet, counts."""
         ready = min((entry.at for *_, entry in self._ready if self._entries.get(entry.key) == entry), default=None)
-        while self._later and self._entries.get(self._later[0][1]) != self._later[0][2]:
+        while self._later and self._entries.get(self._later[0][1]) != self._later[0][-1]:
             heapq.heappop(self._later)
         later = self._later[0][0] if self._later else None
         return min((at for at in (ready, later) if at is not None), default=None)
 
     def _move_due(self, now: float) -> None:
         while self._later and self._later[0][0] <= now:
-            at, key, entry = heapq.heappop(self._later)
+            at, key, _, entry = heapq.heappop(self._later)
             if self._entries.get(key) == entry:
                 heapq.heappush(self._ready, (entry.rank, at, key, entry))

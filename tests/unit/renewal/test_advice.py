@@ -359,9 +359,27 @@ async def test_one_that_was_removed_is_not_asked_for(it: Room) -> None:
 
 async def test_nor_one_that_was_forgotten(it: Room) -> None:
     await it.put()
-    await it.plan.forget("a.com")
+    await it.found.take_out("a.com", await it.found.find("a.com"), QUESTIONS)
     await it.later(FIRST)
     assert it.adviser.asked == []
+
+
+async def test_one_that_another_instance_stores_meanwhile_is_asked_for(it: Room, peer: Room) -> None:
+    await it.put(end=START + 1000)
+    find = it.found.find
+
+    async def then_replaced(cert_key: str) -> Stored | None:
+        found = await find(cert_key)
+        it.found.find = find  # type: ignore[method-assign]
+        await peer.put()
+        return found
+
+    it.found.find = then_replaced  # type: ignore[method-assign]
+    await it.plan.ask_at("a.com", START + FIRST)
+    await it.later(FIRST + 60)
+    assert it.storage._queues[QUESTIONS].get("a.com") is not None
+    await it.later(HOUR)
+    assert len(it.adviser.asked) == 1
 
 
 async def test_advice_about_one_that_was_replaced_meanwhile_is_not_followed(it: Room) -> None:

@@ -218,7 +218,7 @@ async def test_what_is_gone_is_forgotten(it: Room) -> None:
     await it.put("a.com")
     await it.put("b.com")
     await it.storage.delete("a.com")
-    await it.plan.forget("b.com")
+    await it.found.take_out("b.com", await it.found.find("b.com"), EXPIRIES)
     assert it.warning("b.com") is None
     with Warnings() as warnings:
         await it.start()
@@ -249,6 +249,35 @@ async def test_what_expired_long_ago_is_not_told_of(it: Room) -> None:
     assert warnings.given == [("a.com", -6.0)]
     assert it.warning("a.com") is None
     assert it.warning("b.com") is None
+
+
+@pytest.mark.parametrize("age", [90, 98])
+async def test_what_another_instance_stores_meanwhile_is_warned_of(it: Room, age: int) -> None:
+    await it.put(age=age * DAY)
+    find = it.found.find
+
+    async def then_replaced(cert_key: str) -> Stored | None:
+        found = await find(cert_key)
+        it.found.find = find  # type: ignore[method-assign]
+        await it.put()
+        return found
+
+    it.found.find = then_replaced  # type: ignore[method-assign]
+    await it.start()
+    await it.later(HOUR)
+    entry = it.warning()
+    assert entry is not None
+    assert entry.at > it.clock.now() + 70 * DAY
+
+
+async def test_managed_ones_that_a_wrong_clock_planned_too_late_are_planned_anew(it: Room) -> None:
+    certificate = await put_managed(it, age=HOUR)
+    await it.managed.obtain("x.test", Subject(MANAGED))
+    await it.storage.schedule(EXPIRIES, [Due(f"managed/{MANAGED}", START + 86 * DAY, certificate.not_after)])
+    await it.start()
+    entry = it.warning(f"managed/{MANAGED}")
+    assert entry is not None
+    assert entry.rank - entry.at == 10 * DAY
 
 
 async def test_one_that_can_not_be_read_is_looked_at_again_and_keeps_no_other_back(it: Room) -> None:
@@ -352,7 +381,7 @@ async def test_one_that_is_not_managed_any_more_is_not_told_of(it: Room) -> None
 async def test_a_name_with_the_same_key_is_another_matter(it: Room) -> None:
     managed = await put_managed(it, age=85 * DAY)
     await it.plan.warn(f"managed/{MANAGED}", managed, START)
-    await it.plan.forget(MANAGED)
+    await it.found.take_out(MANAGED, None, EXPIRIES)
     assert it.warning(f"managed/{MANAGED}") is not None
 
 

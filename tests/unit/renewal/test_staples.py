@@ -14,7 +14,7 @@ from ssl_cert_server.errors import MalformedStaple, OcspError, ResponderUnreacha
 from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.ocsp.codec import CertIdHash, OcspStatus, Verdict
 from ssl_cert_server.ocsp.responder import Word
-from ssl_cert_server.ocsp.staples import Staple, load_staple
+from ssl_cert_server.ocsp.staples import Staple, load_staple, save_staple
 from ssl_cert_server.renewal.plan import RENEWALS, STAPLES, Stored
 from ssl_cert_server.renewal.staples import StapleWorker
 from ssl_cert_server.renewal.worker import RenewalWorker
@@ -388,6 +388,33 @@ class TestRevoked:
         [log] = [log for log in logs if log["event"] == "ocsp.revoked"]
         assert log["remedy"] == "it is managed: put another certificate under shop"
         assert it.due(RENEWALS, "shop") is None
+
+
+async def test_what_a_clock_that_was_ahead_planned_is_asked_for_again(it: Room) -> None:
+    await it.put()
+    asked = len(it.responder.asked)
+    await save_staple(it.storage, "a.com", replace(await it.kept(), refresh_at=START + 95 * DAY))
+    await it.plan.want_staple("a.com")
+    await it.clock.advance(1)
+    assert len(it.responder.asked) == asked + 1
+
+
+async def test_the_staple_of_one_that_another_instance_stores_meanwhile_is_not_forgotten(it: Room) -> None:
+    plain = make_certificate("a.com", start=START - HOUR, end=START + 90 * DAY)
+    await it.storage.put("a.com", plain.stored)
+    find = it.found.find
+
+    async def then_replaced(cert_key: str) -> Stored | None:
+        found = await find(cert_key)
+        it.found.find = find  # type: ignore[method-assign]
+        await it.storage.put("a.com", CA.leaf("a.com").stored)
+        await it.plan.staple_at("a.com", START + HOUR)
+        return found
+
+    it.found.find = then_replaced  # type: ignore[method-assign]
+    await it.plan.staple_at("a.com", START)
+    await it.clock.advance(1)
+    assert it.due() == HOUR
 
 
 async def test_what_is_wanted_is_asked_for_at_once_but_not_twice_at_once(it: Room) -> None:

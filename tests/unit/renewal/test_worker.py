@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from ssl_cert_server.errors import BudgetSpent, CaClosed, CaProblem, NotPermitted
 from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.pki.x509 import parse_certificate
-from ssl_cert_server.renewal.plan import RENEWALS, RenewalPlan, Stored
+from ssl_cert_server.renewal.plan import EXPIRIES, QUESTIONS, RENEWALS, RenewalPlan, Stored
 from ssl_cert_server.renewal.rebuild import IndexRebuild
 from ssl_cert_server.renewal.worker import RenewalWorker
 from ssl_cert_server.service.budget.planner import Priority
@@ -240,6 +240,45 @@ async def test_a_server_that_died_before_it_could_store_costs_a_look(it: Room) -
     await it.later(HOUR + 60)
     assert it.planned() == []
     assert it.ca.calls == []
+
+
+@pytest.mark.parametrize("expired", [False, True])
+async def test_what_another_instance_stores_meanwhile_stays_planned(it: Room, peer: Room, expired: bool) -> None:
+    """Else nobody would renew it, nor warn of it."""
+    await it.rebuild.rebuild()
+    if expired:
+        await it.put("a.com", age=98 * DAY)
+    await it.plan.expect("a.com")
+    await it.storage.schedule(EXPIRIES, [Due("a.com", START + DAY)])
+    find = it.found.find
+
+    async def then_issued(cert_key: str) -> Stored | None:
+        found = await find(cert_key)
+        if not it.ca.calls:
+            await peer.certificates.obtain("a.com", A)
+        return found
+
+    it.found.find = then_issued  # type: ignore[method-assign]
+    await it.start()
+    await it.later(HOUR + 60)
+    assert len(it.ca.calls) == 1
+    for queue in (RENEWALS, EXPIRIES, QUESTIONS):
+        assert it.entry(queue, "a.com") is not None
+    await it.later(RENEWED_BY)
+    assert len(it.ca.calls) == 2
+
+
+async def test_while_another_instance_issues_nothing_is_taken_out(it: Room, peer: Room) -> None:
+    await it.rebuild.rebuild()
+    it.ca.gate.clear()
+    issuing = asyncio.create_task(peer.certificates.obtain("a.com", A))
+    await it.clock.advance(0)
+    await it.start()
+    await it.later(HOUR + 60)
+    assert it.planned() == ["a.com"]
+    it.ca.gate.set()
+    await issuing
+    assert it.planned() == ["a.com"]
 
 
 async def test_what_a_dead_instance_was_renewing_is_taken_up_by_another(it: Room, peer: Room) -> None:
@@ -598,6 +637,7 @@ async def test_advice_does_not_make_a_new_certificate_due_at_once(it: Room) -> N
         before = IssuedRecord.of_new(certificate, "", "", now, before)
         due = it.plan.due_at(Stored(A, certificate, replace(before, renew_at=now - DAY)))
         assert due == now + rest
+        it.clock.jump(due - now)
         now = due
 
 

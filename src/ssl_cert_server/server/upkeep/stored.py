@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ssl_cert_server.config.schema import Config
-from ssl_cert_server.errors import InvalidName
+from ssl_cert_server.errors import InvalidName, NotOpened
 from ssl_cert_server.model import Certificate
 from ssl_cert_server.pki.names import normalize_identifier
 from ssl_cert_server.pki.x509 import check_covers, parse_certificate
 from ssl_cert_server.service.policy import Policy
+from ssl_cert_server.service.records import IssuedRecord, load_record
+from ssl_cert_server.storage.base import Storage
 
 EXPECTED_WITHIN = 3600.0
 """Seconds: a renewal that is due sooner may be of a certificate that is only being issued."""
@@ -44,6 +46,17 @@ def parse_stored(key: str, stored: bytes, rules: Rules) -> Certificate:
     if name:
         check_covers(certificate, name)
     return certificate
+
+
+async def read_record(storage: Storage, key: str, certificate: Certificate) -> IssuedRecord:
+    """Read what is kept of a certificate; what can't be opened is as good as nothing: it is renewed by its lifetime.
+
+    :raises StorageError: it can't be read.
+    """
+    try:
+        return await load_record(storage, key, certificate.fingerprint)
+    except NotOpened:
+        return IssuedRecord(certificate.fingerprint)
 
 
 def _name_of(key: str) -> str:

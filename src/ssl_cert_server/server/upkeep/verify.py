@@ -4,37 +4,54 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ssl_cert_server.acme.jose import AccountKey
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import InvalidCertificate, NotOpened, StorageError
 from ssl_cert_server.pki.x509 import check_not_expired
-from ssl_cert_server.renewal.plan import EXPIRIES, PARKED, RENEWALS
+from ssl_cert_server.renewal.mending import Mending
+from ssl_cert_server.renewal.plan import EXPIRIES, QUESTIONS, RENEWALS, STAPLES, RenewalPlan, Stored, rank_of
 from ssl_cert_server.server.upkeep.kept import ACCOUNT_KEY, Kept
-from ssl_cert_server.server.upkeep.stored import EXPECTED_WITHIN, Rules, parse_stored
+from ssl_cert_server.server.upkeep.stored import EXPECTED_WITHIN, Rules, parse_stored, read_record
 from ssl_cert_server.server.upkeep.streams import side_by_side
 from ssl_cert_server.storage.base import Due, Storage
 
 _REMEDY = "`ssl-cert-server storage rebuild-index`"
+_LONGEST_PAUSE = 8 * 86_400.0
+"""Seconds for which a renewal that failed may rest: CAs are obeyed for up to a week, and a tenth is added."""
+
+_ELSE = {
+    EXPIRIES: "nobody would be warned in time before it expires",
+    QUESTIONS: "its CA would not be asked when it wants it renewed",
+    STAPLES: "its responder would not be asked whether it is revoked",
+}
 _UNREADABLE = 100
 """Values that may be unreadable one by one; with more, storage itself is gone."""
 
 
 @dataclass(slots=True)
 class Verification:
-    """``finding`` gets a line for everything that is wrong, ``step`` is called for every value."""
+    """``finding`` gets a line for everything that is wrong, ``step`` is called for every value.
+
+    ``plan`` says when a certificate is due.
+    """
 
     storage: Storage
+    plan: RenewalPlan
     kept: Kept
     rules: Rules
     clock: Clock
     finding: Callable[[str], None]
     step: Callable[[], None]
+    mending: Mending = field(init=False)
     findings: int = 0
     certificates: int = 0
     values: int = 0
     unreadable: int = 0
+
+    def __post_init__(self) -> None:
+        self.mending = Mending(self.plan, self.storage, self.clock)
 
     async def run(self) -> None:
         """Look at all of it.
@@ -71,19 +88,25 @@ class Verification:
         check_not_expired(certificate, self.clock.now())
         if subject is None:
             return
-        entry = await self._planned(key)
-        if entry is None:
-            self._found(f"{key}: nothing has it renewed; {_REMEDY} mends that")
-        # One that is only being issued, or renewed, is planned last.
-        elif entry.rank == certificate.not_after and await self.storage.scheduled(EXPIRIES, key) is None:
-            self._found(f"{key}: nobody would be warned before it expires; {_REMEDY} mends that")
+        await self._check_planned(Stored(subject, certificate, await read_record(self.storage, key, certificate)))
 
-    async def _planned(self, key: str) -> Due | None:
-        for queue in (RENEWALS, PARKED):
-            entry = await self.storage.scheduled(queue, key)
-            if entry is not None:
-                return entry
-        return None
+    async def _check_planned(self, stored: Stored) -> None:
+        key = stored.subject.cert_key
+        renewal = await self.mending.renewal(key)
+        if renewal is None:
+            self._found(f"{key}: nothing has it renewed; {_REMEDY} mends that")
+            return
+        if renewal.rank != rank_of(stored):
+            # One that is only being issued, or renewed, is planned last.
+            if renewal.at > self.clock.now() + EXPECTED_WITHIN:
+                self._found(f"{key}: its renewal was planned for another certificate; {_REMEDY} mends that")
+            return
+        if not self.mending.renews_in_time(renewal, stored, _LONGEST_PAUSE):
+            self._found(f"{key}: its renewal comes up too late; {_REMEDY} mends that")
+        lacking = await self.mending.lacking(stored)
+        for queue, what in _ELSE.items():
+            if queue in lacking:
+                self._found(f"{key}: {what}; {_REMEDY} mends that")
 
     async def _check_entry(self, entry: Due) -> None:
         async with self._told():

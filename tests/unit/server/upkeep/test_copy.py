@@ -14,7 +14,7 @@ from ssl_cert_server.storage.seal import Sealer, SealKey
 from ssl_cert_server.storage.sealed import SealedStorage
 from tests.support.clock import ManualClock
 from tests.support.faulty_storage import FaultyStorage
-from tests.unit.server.upkeep.support import everything, fill
+from tests.unit.server.upkeep.support import everything, fill, note_calls
 
 KEY = SealKey(bytes(32))
 
@@ -157,3 +157,17 @@ async def test_what_cannot_be_opened_is_told_and_the_rest_copied(
     assert len(lines) == 1
     assert lines[0].startswith("can't open a.example: it is sealed with the key")
     assert len(everything(target)) == len(everything(storage)) - 1
+
+
+async def test_it_is_asked_which_index_the_target_has_before_that_is_filled(
+    copies: Copies, storage: FaultyStorage, target: FaultyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(storage)
+    await storage.mark_index_complete()
+    calls = note_calls(target, monkeypatch, "index_complete", "schedule", "mark_index_complete")
+    copy = copies.of()
+    await copy.check_empty()
+    await copy.run()
+    assert calls[0] == "index_complete"
+    assert calls[-1] == "mark_index_complete"
+    assert set(calls[1:-1]) == {"schedule"}

@@ -8,7 +8,7 @@ from ssl_cert_server.config.load import parse_config
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.pki.x509 import parse_certificate
-from ssl_cert_server.renewal.schedule import advised_at, renew_at
+from ssl_cert_server.renewal.schedule import advised_at, expiring_from, renew_at
 from ssl_cert_server.server.compose import renewal_plan
 from ssl_cert_server.server.upkeep.index import QueueRebuild
 from ssl_cert_server.server.upkeep.stored import Rules
@@ -19,7 +19,8 @@ from ssl_cert_server.storage.sealed import SealedStorage
 from tests.support.certs import DAY, Pair, make_pair
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
-from tests.unit.server.upkeep.support import CONFIG, fill
+from tests.support.ocsp_ca import OcspCa
+from tests.unit.server.upkeep.support import CONFIG, fill, note_calls
 
 KEY = SealKey(bytes(32))
 FROM, UNTIL = START - DAY, START + 90 * DAY
@@ -59,7 +60,7 @@ async def test_every_permitted_certificate_is_scheduled_and_nothing_else(
     await storage.unschedule("parked", ["192.0.2.1"])
     await stored(storage, "not.permitted")
     done = await rebuild(storage)
-    at = renew_at(FROM, UNTIL, clock.chance)
+    at = renew_at(START, UNTIL, clock.chance)
     assert await entries(storage) == {name: Due(name, at, UNTIL) for name in ("a.example", "b.example")}
     assert (done.scheduled, done.removed, done.unusable) == (2, 0, 0)
 
@@ -128,7 +129,7 @@ async def test_cas_are_asked_for_advice_within_the_hour_where_nobody_would_ask(
     assert found == {"a.example": START + DAY, "b.example": START + 1800}
 
 
-async def test_warnings_come_up_within_the_hour_where_nobody_would_be_warned(
+async def test_warnings_come_up_when_they_should_where_nobody_would_be_warned(
     rebuild: Rebuild, storage: FaultyStorage
 ) -> None:
     for name in ("a.example", "b.example", "not.permitted"):
@@ -138,9 +139,52 @@ async def test_warnings_come_up_within_the_hour_where_nobody_would_be_warned(
     found = {entry.key: (entry.at, entry.rank) async for entry in storage.list_due("expiry")}
     assert found == {
         "a.example": (START + DAY, UNTIL),
-        "b.example": (START + 1800, UNTIL),
+        "b.example": (expiring_from(FROM, UNTIL), UNTIL),
         "managed/managed": (START + DAY, UNTIL),
     }
+
+
+async def test_what_was_planned_by_a_clock_that_was_ahead_is_planned_anew(
+    rebuild: Rebuild, storage: FaultyStorage
+) -> None:
+    await stored(storage, "a.example")
+    late = START + 95 * DAY
+    await storage.schedule("renewal", [Due("a.example", late, UNTIL)])
+    await storage.schedule("advice", [Due("a.example", late)])
+    await storage.schedule("expiry", [Due("a.example", UNTIL - DAY, UNTIL)])
+    await rebuild(storage)
+    assert (await entries(storage))["a.example"].at == renew_at(FROM, UNTIL, 0.5)
+    assert [entry.at async for entry in storage.list_due("advice")] == [START + 1800]
+    assert [entry.at async for entry in storage.list_due("expiry")] == [expiring_from(FROM, UNTIL)]
+
+
+async def test_what_its_ca_said_when_it_may_be_asked_counts(rebuild: Rebuild, storage: FaultyStorage) -> None:
+    fingerprint = await stored(storage, "a.example")
+    await save_record(storage, "a.example", IssuedRecord(fingerprint, ask_at=START + 20 * 3600))
+    await rebuild(storage)
+    assert [entry.at async for entry in storage.list_due("advice")] == [START + 20 * 3600]
+
+
+async def test_responders_are_asked_again_about_what_has_one(rebuild: Rebuild, storage: FaultyStorage) -> None:
+    for name in ("a.example", "parked.example"):
+        await storage.put(name, OcspCa().leaf(name).stored)
+    await storage.schedule("parked", [Due("parked.example", 0.0, UNTIL)])
+    await stored(storage, "b.example")
+    await rebuild(storage)
+    assert {entry.key async for entry in storage.list_due("ocsp")} == {"a.example", "parked.example"}
+    assert set(await entries(storage)) == {"a.example", "b.example"}
+
+
+async def test_it_is_asked_which_index_there_is_before_that_is_filled(
+    rebuild: Rebuild, storage: FaultyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stored(storage, "a.example")
+    calls = note_calls(storage, monkeypatch, "index_complete", "schedule", "mark_index_complete")
+    await rebuild(storage)
+    assert calls[0] == "index_complete"
+    assert calls[-1] == "mark_index_complete"
+    assert "schedule" in calls[1:-1]
+    assert "index_complete" not in calls[1:]
 
 
 async def test_the_index_is_complete_then(rebuild: Rebuild, storage: FaultyStorage) -> None:

@@ -6,16 +6,20 @@ import pytest
 
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.errors import StorageError
+from ssl_cert_server.pki.x509 import parse_certificate
+from ssl_cert_server.server.compose import renewal_plan
 from ssl_cert_server.server.upkeep.kept import Kept
 from ssl_cert_server.server.upkeep.stored import Rules
 from ssl_cert_server.server.upkeep.verify import Verification
+from ssl_cert_server.service.records import IssuedRecord, save_record
 from ssl_cert_server.storage.base import Due, Storage
 from ssl_cert_server.storage.seal import Sealer, SealKey
 from ssl_cert_server.storage.sealed import SealedStorage
 from tests.support.certs import DAY, make_pair
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
-from tests.unit.server.upkeep.support import everything, fill
+from tests.support.ocsp_ca import OcspCa
+from tests.unit.server.upkeep.support import NAMES, UNTIL, everything, fill
 
 REBUILD = "`ssl-cert-server storage rebuild-index`"
 
@@ -27,7 +31,8 @@ class Verify:
 
     async def __call__(self, storage: Storage) -> list[str]:
         found: list[str] = []
-        work = Verification(storage, Kept(self._config), self._rules, self._clock, found.append, self._step)
+        plan = renewal_plan(self._config, storage, self._clock)
+        work = Verification(storage, plan, Kept(self._config), self._rules, self._clock, found.append, self._step)
         await work.run()
         assert work.findings == len(found)
         return found
@@ -101,10 +106,66 @@ async def test_certificates_of_every_sort_of_name_are_right(verify: Verify, stor
 
 
 async def test_a_certificate_that_nothing_renews(verify: Verify, storage: FaultyStorage) -> None:
-    await storage.put("a.example", make_pair(["a.example"]).stored)
+    await fill(storage)
+    await storage.unschedule("renewal", ["a.example"])
     assert await verify(storage) == [f"a.example: nothing has it renewed; {REBUILD} mends that"]
-    await scheduled(storage, "a.example")
+
+
+async def test_one_that_is_only_being_issued_or_renewed_is_planned_soon(verify: Verify, storage: FaultyStorage) -> None:
+    await storage.put("a.example", make_pair(["a.example"]).stored)
+    await storage.schedule("renewal", [Due("a.example", START + 3600, START)])
     assert await verify(storage) == []
+    await storage.schedule("renewal", [Due("a.example", START + DAY, START)])
+    wrong = f"a.example: its renewal was planned for another certificate; {REBUILD} mends that"
+    assert await verify(storage) == [wrong]
+
+
+async def test_a_renewal_that_comes_up_too_late(verify: Verify, storage: FaultyStorage) -> None:
+    await fill(storage)
+    await storage.schedule("renewal", [Due("a.example", UNTIL - DAY, UNTIL)])
+    assert await verify(storage) == [f"a.example: its renewal comes up too late; {REBUILD} mends that"]
+
+
+async def test_a_renewal_that_failed_may_rest_for_a_week(
+    verify: Verify, storage: FaultyStorage, clock: ManualClock
+) -> None:
+    await fill(storage)
+    clock.jump(89 * DAY)
+    await storage.schedule("advice", [Due(name, clock.now()) for name in NAMES[:2]])
+    at = clock.now() + 7.7 * DAY
+    await storage.schedule("renewal", [Due(name, at, UNTIL) for name in NAMES[:2]])
+    assert [line for line in await verify(storage) if "example: its" in line] == []
+
+
+async def test_what_is_revoked_or_advised_is_due_when_that_says(verify: Verify, storage: FaultyStorage) -> None:
+    await fill(storage)
+    for name, fact in {"a.example": {"revoked": True}, "b.example": {"renew_at": START + 20 * DAY}}.items():
+        fingerprint = parse_certificate(await storage.get(name) or b"").fingerprint
+        await save_record(storage, name, IssuedRecord(fingerprint, **fact))  # type: ignore[arg-type]
+    await storage.schedule("renewal", [Due("a.example", START + DAY / 24)])
+    late = f"b.example: its renewal comes up too late; {REBUILD} mends that"
+    assert await verify(storage) == [late]
+
+
+@pytest.mark.parametrize("at", [None, START + 95 * DAY], ids=["none", "late"])
+@pytest.mark.parametrize(
+    ("queue", "finding"),
+    [
+        ("advice", "its CA would not be asked when it wants it renewed"),
+        ("ocsp", "its responder would not be asked whether it is revoked"),
+    ],
+)
+async def test_one_that_nobody_would_be_asked_about(
+    verify: Verify, storage: FaultyStorage, queue: str, finding: str, at: float | None
+) -> None:
+    await fill(storage)
+    await storage.put("a.example", OcspCa().leaf("a.example", start=START, end=UNTIL).stored)
+    await storage.schedule("ocsp", [Due("a.example", START + DAY)])
+    assert await verify(storage) == []
+    await storage.unschedule(queue, ["a.example"])
+    if at is not None:
+        await storage.schedule(queue, [Due("a.example", at)])
+    assert await verify(storage) == [f"a.example: {finding}; {REBUILD} mends that"]
 
 
 async def test_one_that_is_parked_is_renewed_some_time(verify: Verify, storage: FaultyStorage) -> None:
@@ -116,7 +177,9 @@ async def test_one_that_is_parked_is_renewed_some_time(verify: Verify, storage: 
 async def test_a_certificate_of_which_nobody_would_be_warned(verify: Verify, storage: FaultyStorage) -> None:
     await fill(storage)
     await storage.unschedule("expiry", ["a.example"])
-    assert await verify(storage) == [f"a.example: nobody would be warned before it expires; {REBUILD} mends that"]
+    assert await verify(storage) == [
+        f"a.example: nobody would be warned in time before it expires; {REBUILD} mends that"
+    ]
 
 
 async def test_a_certificate_that_is_only_being_issued_is_expected(verify: Verify, storage: FaultyStorage) -> None:
