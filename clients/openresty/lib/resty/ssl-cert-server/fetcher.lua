@@ -42,7 +42,7 @@ local function request(self, key, limit, known, prompt)
     local response, err, kind = self.client:get({
         path = "/" .. key, limit = limit, prompt = prompt,
         timeout = prompt and min(self.fetch_timeout, PROMPT_TIMEOUT) or self.fetch_timeout,
-        etag = known and '"' .. known.fingerprint .. '"' or nil,
+        etag = known and known.etag,
     })
     if not response then
         return nil, err, kind ~= "unreachable" and self.failure_ttl or nil
@@ -108,8 +108,7 @@ end
 
 
 local function is_news(known, record)
-    return not known or known.fingerprint ~= record.fingerprint or known.der ~= record.der
-        or known.other ~= record.other
+    return not known or known.cert ~= record.cert or known.der ~= record.der or known.other ~= record.other
 end
 
 
@@ -122,7 +121,11 @@ local function bring(self, name, key, ask, of)
         return known, store:failure(key)
     end
     -- A 304 leaves its mark on the record that was known.
-    local before = known and { fingerprint = known.fingerprint, der = known.der, other = known.other }
+    local before = known and { cert = known.cert, der = known.der, other = known.other }
+    if known then
+        -- It names the leaf alone: where a change was told, the chain may be another and the leaf the same.
+        known.etag = known.cert and known.asked_at > since and '"' .. known.fingerprint .. '"' or nil
+    end
     local asked_at = now()
     local record, result, ttl, status = ask(self, key, known, of)
     if record then

@@ -172,7 +172,7 @@ local function update_other(self, name, entry, record, since)
         entry.other = nil
         return key and 0 or entry.expire_at, key and self:wants(key, nil, since)
     end
-    if not entry.other or entry.other.fingerprint ~= other.fingerprint then
+    if not entry.other or entry.other.digest ~= certificate.digest(other) then
         entry.other = certificate.parse_record(other)
     end
     return min(other.refresh_at, other.expire_at), self:wants(key, other, since)
@@ -195,7 +195,7 @@ function _M.update(self, name, entry)
     local _, since = self:changed_at(name)
     local key = self.certificate_key(name)
     local record = self:record(key)
-    if record and not (entry and entry.fingerprint == record.fingerprint) then
+    if record and not (entry and entry.digest == certificate.digest(record)) then
         entry = certificate.parse_record(record) or entry
     end
     if not record and entry and self.dict:get(self.prefix .. "gone:" .. key) then
