@@ -287,7 +287,9 @@ local function tick(premature, self)
     if premature then
         return
     end
-    self.store:catch_up()
+    self.store:catch_up(function(name)
+        self.fetcher:refresh(name)
+    end)
     self.counters:flush(ngx.worker.id() or 0, {
         entries = self.entries:count(),
         fetching = self.fetcher.visitors.running + self.fetcher.refreshes.running,

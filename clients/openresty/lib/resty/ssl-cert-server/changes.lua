@@ -201,14 +201,13 @@ local function take(self, answer, cursor)
     local time = now()
     local list = answer.names
     if #list > 0 then
-        local found, told = concerned(self, list), {}
+        local found = concerned(self, list)
         for name in pairs(found) do
             self.store:note_change(name, time)
-            told[#told + 1] = name
         end
         self.counts.changes = self.counts.changes + #list
-        if #told > 0 then
-            self.journal:tell(told)
+        self.journal:tell(list, true)  -- all of it: where the dictionary is full, another worker alone may have a name
+        if next(found) then
             add_pending(self, found)
         end
     end

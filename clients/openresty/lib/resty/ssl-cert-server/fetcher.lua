@@ -130,7 +130,9 @@ local function bring(self, name, key, ask, of)
     local record, result, ttl, status = ask(self, key, known, of)
     if record then
         record.asked_at = asked_at
-        store:save(key, record)
+        if not store:save(key, record) and result and key == store.certificate_key(name) then
+            store:adopt(name, result)
+        end
         -- A part that was missing is looked for once a second anyhow.
         if (before or named > 0) and is_news(before, record) then
             store.journal:tell({ name })
@@ -142,7 +144,8 @@ local function bring(self, name, key, ask, of)
         store:save_failure(key, result, ttl)
     end
     self.log(WARN, "fetch", key, ": ", result)
-    if status == 400 and known and named >= known.asked_at and key == store.certificate_key(name) then
+    local changed = known and named >= known.asked_at or not known and store:was_told(name)
+    if status == 400 and changed and key == store.certificate_key(name) then
         withdraw(self, name)
         return nil, result
     end

@@ -10,9 +10,10 @@ local certificate = require "resty.ssl-cert-server.certificate"
 
 local ngx = ngx
 local ERR, WARN = ngx.ERR, ngx.WARN
+local match = string.match
 local max, min = math.max, math.min
 local now = ngx.now
-local pairs, setmetatable, tostring, type = pairs, setmetatable, tostring, type
+local next, pairs, setmetatable, tostring, type = next, pairs, setmetatable, tostring, type
 
 local RECHECK = 1             -- seconds between looks for something newer than what is past its time
 local LOCAL_FAILURES = 1000
@@ -55,6 +56,7 @@ function _M.record(self, key)
 end
 
 
+-- True, or nil where the dictionary has no room for it.
 function _M.save(self, key, record)
     local ok, err, forcible = self.dict:set(self.prefix .. key, cjson.encode(record), max(1, record.expire_at - now()))
     if not ok then
@@ -64,6 +66,7 @@ function _M.save(self, key, record)
     end
     self:forget_failure(key)
     self.dict:delete(self.prefix .. "gone:" .. key)
+    return ok
 end
 
 
@@ -210,6 +213,7 @@ function _M.update(self, name, entry)
         look_at, wanted = min(look_at, at), wanted or asks
     end
     if record then
+        entry.told = nil
         also(update_other(self, name, entry, record, since))
     end
     also(update_staple(self, name, entry, since))
@@ -255,16 +259,48 @@ function _M.look_again(self, name)
 end
 
 
--- Does what other workers told.
-function _M.catch_up(self)
-    self.journal:read(function(name)
-        self:look_again(name)
+-- The names that others told, the wildcards among them replaced by names that this worker has. Where they aren't known,
+-- it looks again at all that it has.
+local function read_journal(self)
+    local told, parents = {}, {}
+    self.journal:read(function(name, changed)
+        told[name] = changed or told[name] or false
+        parents[match(name, "^%*%.(.+)$") or ""] = true
     end, function()
         local names = self.entries:get_keys()
         for index = #names, 1, -1 do  -- the least recently used first, so that they stay in that order
             self:look_again(names[index])
         end
     end)
+    parents[""] = nil
+    for _, name in pairs(next(parents) and self.entries:get_keys() or {}) do
+        if parents[match(name, "^[^.]*%.(.*)$") or ""] then
+            told[name] = true
+        end
+    end
+    return told
+end
+
+
+-- Does what other workers told. Calls ask(name) for names that the server said have changed, and for which there is
+-- nothing on record but a certificate in this worker.
+function _M.catch_up(self, ask)
+    for name, changed in pairs(read_journal(self)) do
+        self:look_again(name)
+        local entry = changed and self.entries:get(name)
+        if entry and self.dict:ttl(self.prefix .. self.certificate_key(name)) == nil then
+            entry.told = true
+            ask(name)
+        end
+    end
+end
+
+
+-- Whether the server said of a name that it changed, for which there is nothing on record but a certificate in this
+-- worker.
+function _M.was_told(self, name)
+    local entry = self.entries:get(name)
+    return entry ~= nil and entry.told == true
 end
 
 
