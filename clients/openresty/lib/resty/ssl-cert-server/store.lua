@@ -10,13 +10,17 @@ local certificate = require "resty.ssl-cert-server.certificate"
 
 local ngx = ngx
 local ERR, WARN = ngx.ERR, ngx.WARN
-local match = string.match
-local max, min = math.max, math.min
+local crc32 = ngx.crc32_short
+local match, sub = string.match, string.sub
+local floor, max, min = math.floor, math.max, math.min
 local now = ngx.now
 local next, pairs, setmetatable, tostring, type = next, pairs, setmetatable, tostring, type
 
 local RECHECK = 1             -- seconds between looks for something newer than what is past its time
 local LOCAL_FAILURES = 1000
+local FAILURE_SHARE = 1 / 16  -- of the dictionary, at most
+local FAILURE_SIZE = 512      -- bytes in it, of the longest
+local MAX_REASON = 128        -- bytes of one
 local NOTED = 86400           -- seconds, as no ttl is longer
 local SELF_SIGNED = 100       -- the type from which on no certificate has a staple
 
@@ -30,6 +34,7 @@ function _M.new(options)
         dict = options.dict, dict_name = options.dict_name, prefix = options.prefix, log = options.log,
         journal = options.journal, locks = options.locks, stapling = options.stapling,
         entries = lrucache.new(options.lru_maxitems), failures = lrucache.new(LOCAL_FAILURES),
+        failure_slots = max(1, floor(options.dict:capacity() * FAILURE_SHARE / FAILURE_SIZE)),
     }, mt)
 end
 
@@ -62,7 +67,7 @@ function _M.save(self, key, record)
     if not ok then
         self.log(ERR, "store", key, ": not stored in ", self.dict_name, ": ", tostring(err))
     elseif forcible then
-        self.log(WARN, "full", "lua_shared_dict ", self.dict_name, " is too small: certificates in use drop out of it")
+        self.log(WARN, "full", "lua_shared_dict ", self.dict_name, " is too small: what is read least drops out")
     end
     self:forget_failure(key)
     self.dict:delete(self.prefix .. "gone:" .. key)
@@ -72,24 +77,41 @@ end
 
 -- Failures
 
--- Why the key lately failed, or nil.
-function _M.failure(self, key)
-    return self.failures:get(key) or self.dict:get(self.prefix .. "fail:" .. key)
+-- What the workers share of them has so many places, whatever there is to remember: nginx doesn't free what has expired
+-- while something older is in use. Where another key has a key's place, each worker remembers by itself.
+local function failure_slot(self, key)
+    return self.prefix .. "fail:" .. crc32(key) % self.failure_slots
 end
 
 
--- The last quarter of the dictionary is for certificates: beyond, each worker remembers failures by itself.
-function _M.save_failure(self, key, reason, ttl)
-    self.failures:set(key, reason, ttl)
-    if self.dict:free_space() > self.dict:capacity() / 4 then
-        self.dict:safe_set(self.prefix .. "fail:" .. key, reason, ttl)
+-- Why the key lately failed, as all workers know it, and its place; or nil.
+local function shared_failure(self, key)
+    local slot = failure_slot(self, key)
+    local text = self.dict:get(slot)
+    if text and sub(text, 1, #key + 1) == key .. "\n" then
+        return sub(text, #key + 2), slot
     end
 end
 
 
+-- Why the key lately failed, or nil.
+function _M.failure(self, key)
+    return self.failures:get(key) or (shared_failure(self, key))
+end
+
+
+function _M.save_failure(self, key, reason, ttl)
+    self.failures:set(key, reason, ttl)
+    self.dict:safe_set(failure_slot(self, key), key .. "\n" .. sub(reason, 1, MAX_REASON), ttl)
+end
+
+
 function _M.forget_failure(self, key)
+    local _, slot = shared_failure(self, key)
     self.failures:delete(key)
-    self.dict:delete(self.prefix .. "fail:" .. key)
+    if slot then
+        self.dict:delete(slot)
+    end
 end
 
 
