@@ -124,9 +124,9 @@ local function bring(self, name, key, ask, of)
     local before = known and { cert = known.cert, der = known.der, other = known.other }
     if known then
         -- It names the leaf alone: where a change was told, the chain may be another and the leaf the same.
-        known.etag = known.cert and known.asked_at > since and '"' .. known.fingerprint .. '"' or nil
+        known.etag = known.cert and known.asked_at >= since and '"' .. known.fingerprint .. '"' or nil
     end
-    local asked_at = now()
+    local asked_at = store:generation()
     local record, result, ttl, status = ask(self, key, known, of)
     if record then
         record.asked_at = asked_at
@@ -144,12 +144,12 @@ local function bring(self, name, key, ask, of)
         store:save_failure(key, result, ttl)
     end
     self.log(WARN, "fetch", key, ": ", result)
-    local changed = known and named >= known.asked_at or not known and store:was_told(name)
+    local changed = known and named > known.asked_at or not known and store:was_told(name)
     if status == 400 and changed and key == store.certificate_key(name) then
         withdraw(self, name)
         return nil, result
     end
-    if known and known.asked_at <= since then
+    if known and known.asked_at < since then
         store.journal:tell({ name })  -- so that all look, and try again once the failure is forgotten
     end
     return known, result

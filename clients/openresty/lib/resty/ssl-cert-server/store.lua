@@ -117,16 +117,37 @@ end
 
 -- Changes
 
--- Notes that the server said at `time` that this name changed: what was asked for until then is to be asked for again.
-function _M.note_change(self, name, time)
-    self.dict:set(self.prefix .. "changed:" .. name, time, NOTED)
+-- What was asked for before a change was heard of, and what after, is told by a count of the times that changes were
+-- heard of: clocks may be set back. It begins at the time, in milliseconds, so that it only goes up where a full
+-- dictionary has lost it, and is above the times in seconds that earlier versions left in its place.
+local function add_to_generation(self, count)
+    local start = floor(now() * 1000)
+    return self.dict:incr(self.prefix .. "generation", count, start) or start
+end
+
+
+-- To be kept with what is asked for from now on.
+function _M.generation(self)
+    return add_to_generation(self, 0)
+end
+
+
+-- For changes that were heard of now: what has an earlier one is to be asked for again.
+function _M.next_generation(self)
+    return add_to_generation(self, 1)
+end
+
+
+-- Notes that the server said that this name changed.
+function _M.note_change(self, name, generation)
+    self.dict:set(self.prefix .. "changed:" .. name, generation, NOTED)
     self:forget_failure(self.certificate_key(name))
 end
 
 
 -- The same for all names.
-function _M.note_reset(self, time)
-    self.dict:set(self.prefix .. "reset", time)
+function _M.note_reset(self, generation)
+    self.dict:set(self.prefix .. "reset", generation)
 end
 
 
@@ -135,7 +156,7 @@ function _M.reset_at(self)
 end
 
 
--- The time of the last change that was heard of for this name alone, and for it or all.
+-- The generation of the last change that was heard of for this name alone, and for it or all.
 function _M.changed_at(self, name)
     local named = self.dict:get(self.prefix .. "changed:" .. name) or 0
     return named, max(named, self:reset_at())
@@ -153,13 +174,13 @@ end
 function _M.is_outdated(self, name)
     local record = self:record(self.certificate_key(name))
     local _, since = self:changed_at(name)
-    return record ~= nil and record.asked_at <= since
+    return record ~= nil and record.asked_at < since
 end
 
 
--- Whether to ask the server for a key. since: a time; what was asked for until then won't do.
+-- Whether to ask the server for a key. since: a generation; what was asked for before won't do.
 function _M.wants(self, key, record, since)
-    if record and record.refresh_at > now() and record.asked_at > since then
+    if record and record.refresh_at > now() and record.asked_at >= since then
         return false
     end
     return self:failure(key) == nil
