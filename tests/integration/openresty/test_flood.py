@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from tests.support.nginx import TEMPLATE, CheckedNginx
-from tests.support.stand_in import Answer, Request, StandIn
-from tests.support.visitors import handshake, quickly, raw_handshake, until
+from tests.support.stand_in import Answer, Request, StandIn, make_pair
+from tests.support.visitors import handshake, http_get, quickly, raw_handshake, until
 
 NAMES = int(os.environ.get("PLUGIN_FLOOD", "100000"))
 AT_ONCE = 100
 HELD = 1000  # names at once, on a server that doesn't answer
 KNOWN = [f"known{number}.example.com" for number in range(50)]
+REFUSED = 6000  # names, whose failures would fill three quarters of a dictionary of 1m
+MANY = 150  # names with chains of three, for which it has room
 MAX_FETCHES = 16
 WORKERS = 2
 MEGABYTE = 1024
@@ -81,6 +85,35 @@ async def test_a_flood_of_unknown_names(prefix: Path) -> None:
             for name in KNOWN:
                 assert await quickly(nginx.https_port, name) == server.pairs[name].der
             assert not [path for path in server.paths[known_requests:] if "known" in path]
+
+
+async def test_a_flood_leaves_the_dictionary_to_certificates(prefix: Path) -> None:
+    template = TEMPLATE.read_text().replace("ssl_certs_cache 16m", "ssl_certs_cache 1m")
+    async with StandIn() as server:
+
+        async def refuse_some(request: Request) -> Answer:
+            return Answer(400) if "flood" in request.path else await server.usual(request)
+
+        server.answer = refuse_some
+        async with CheckedNginx(prefix, backend=server.backend, workers=WORKERS, template=template) as nginx:
+            numbers = iter(range(REFUSED))
+            await asyncio.gather(*(flood(nginx.https_port, numbers) for _ in range(20)))
+            _, body = await http_get(nginx.http_port, "/status", "localhost")
+            cache = json.loads(body)["cache"]
+            assert cache["dict_free"] > 0.85 * cache["dict_capacity"]
+            one = make_pair("many")
+            many = [f"many{number}.example.com" for number in range(MANY)]
+            for name in many:
+                server.pairs[name] = replace(one, cert_pem=one.cert_pem * 3)
+                assert await quickly(nginx.https_port, name) == one.der
+            assert "is too small" not in nginx.error_log
+            # New workers know nothing but what is in the shared dictionary.
+            await server.stop()
+            old = set(nginx.workers())
+            nginx.reload()
+            await until(lambda: not old & set(nginx.workers()))
+            for name in many:
+                assert await quickly(nginx.https_port, name) == one.der
 
 
 async def test_a_flood_of_unknown_names_on_a_server_that_does_not_answer(prefix: Path) -> None:

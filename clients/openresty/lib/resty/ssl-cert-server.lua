@@ -278,7 +278,9 @@ local function tick(premature, self)
     if premature then
         return
     end
-    self.store:catch_up()
+    self.store:catch_up(function(name)
+        self.fetcher:refresh(name)
+    end)
     local fetching, waiting = self.fetcher:load()
     self.counters:flush(ngx.worker.id() or 0, {
         entries = self.entries:count(), fetching = fetching, waiting = waiting,

@@ -83,7 +83,10 @@ end
 
 -- A dead server is left alone for up to BACKOFF_CAP seconds, then one request over all workers tries it.
 function _M.may_try(self)
-    if self.dict:get(self.prefix .. "down") then
+    local left = self.dict:ttl(self.prefix .. "down") or 0
+    if left > BACKOFF_CAP then
+        self.dict:delete(self.prefix .. "down")  -- the clock was set back
+    elseif left > 0 then
         return false
     end
     if self:failures() == 0 then

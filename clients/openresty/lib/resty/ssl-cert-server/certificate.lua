@@ -12,6 +12,7 @@ local find, lower, match = string.find, string.lower, string.match
 local byte, sub = string.byte, string.sub
 local decode_base64, encode_base64 = ngx.decode_base64, ngx.encode_base64
 local floor, max, min = math.floor, math.max, math.min
+local md5 = ngx.md5
 local now = ngx.now
 local tonumber, tostring, type = tonumber, tostring, type
 
@@ -74,6 +75,12 @@ function _M.parse_pair(cert, pkey)
 end
 
 
+-- What tells a record's chain from another's, with the same leaf or not.
+function _M.digest(record)
+    return md5(record.cert)
+end
+
+
 -- The entry for a record, or nil and what is wrong with it.
 function _M.parse_record(record)
     local chain, key = _M.parse_pair(record.cert, record.pkey)
@@ -92,6 +99,7 @@ function _M.parse_record(record)
         end
     end
     return {
+        digest = _M.digest(record),
         chain = chain, leaf = leaf, rest = rest, key = key, fingerprint = record.fingerprint, type = record.type,
         expire_at = record.expire_at, family = family(record.pkey), schemes = schemes(record.pkey, key), check_at = 0,
     }

@@ -145,20 +145,19 @@ end
 
 -- Goes on until no name that changed is outdated. What fails is tried again, in longer pauses where that helps nothing.
 local function feed(self)
-    local pause, last = RETRY, nil
-    local retry_at = now() + pause
+    local pause, waited, last = RETRY, 0, nil
     while not exiting() and next(self.pending) do
         if next(self.fresh) then
             local found = self.fresh
             self.fresh = {}
-            sleep(0.01)  -- what is asked for from now on is later than what was noted
             attempt(self, found)
-        elseif now() >= retry_at and self.client:is_up() then
+        elseif waited >= pause and self.client:is_up() then
             local count = attempt(self, self.pending)
             pause = last and count >= last and min(2 * pause, LONGEST_RETRY) or RETRY
-            last, retry_at = count, now() + pause
+            last, waited = count, 0
         else
             sleep(0.05)
+            waited = waited + 0.05
         end
     end
 end
@@ -174,7 +173,7 @@ end
 
 -- Goes through all that is in the dictionary, slowly. What a worker before this one has done already is up to date.
 local function walk(self)
-    local time = self.store:reset_at()
+    local reset_at = self.store:reset_at()
     sleep((now() * 1000 + ngx.worker.pid() * 7919) % 1000 / 1000 * RESET_JITTER)
     for name in pairs(all_known(self)) do
         if exiting() then
@@ -185,7 +184,7 @@ local function walk(self)
             sleep(1 / RESET_RATE)
         end
     end
-    self.dict:set(self.reset_done_key, time)
+    self.dict:set(self.reset_done_key, reset_at)
 end
 
 
@@ -198,24 +197,23 @@ end
 
 -- Notes all of an answer for all workers, and for the one that goes on if this one ends; then the cursor.
 local function take(self, answer, cursor)
-    local time = now()
+    local generation = self.store:next_generation()
     local list = answer.names
     if #list > 0 then
-        local found, told = concerned(self, list), {}
+        local found = concerned(self, list)
         for name in pairs(found) do
-            self.store:note_change(name, time)
-            told[#told + 1] = name
+            self.store:note_change(name, generation)
         end
         self.counts.changes = self.counts.changes + #list
-        if #told > 0 then
-            self.journal:tell(told)
+        self.journal:tell(list, true)  -- all of it: where the dictionary is full, another worker alone may have a name
+        if next(found) then
             add_pending(self, found)
         end
     end
     -- Without a cursor there is no telling what was missed.
     if answer.reset or not cursor then
         self.counts.resets = self.counts.resets + 1
-        self.store:note_reset(time)
+        self.store:note_reset(generation)
     end
     if answer.reset then
         self.log(NOTICE, "reset", "any certificate may have changed: all are looked at again, slowly")

@@ -43,7 +43,7 @@ local function request(self, key, limit, known, prompt)
     local response, err, kind = self.client:get({
         path = "/" .. key, limit = limit, prompt = prompt,
         timeout = prompt and min(self.fetch_timeout, PROMPT_TIMEOUT) or self.fetch_timeout,
-        etag = known and '"' .. known.fingerprint .. '"' or nil,
+        etag = known and known.etag,
     })
     if not response then
         return nil, err, kind ~= "unreachable" and self.failure_ttl or nil
@@ -109,8 +109,7 @@ end
 
 
 local function is_news(known, record)
-    return not known or known.fingerprint ~= record.fingerprint or known.der ~= record.der
-        or known.other ~= record.other
+    return not known or known.cert ~= record.cert or known.der ~= record.der or known.other ~= record.other
 end
 
 
@@ -123,12 +122,18 @@ local function bring(self, name, key, ask, of)
         return known, store:failure(key)
     end
     -- A 304 leaves its mark on the record that was known.
-    local before = known and { fingerprint = known.fingerprint, der = known.der, other = known.other }
-    local asked_at = now()
+    local before = known and { cert = known.cert, der = known.der, other = known.other }
+    if known then
+        -- It names the leaf alone: where a change was told, the chain may be another and the leaf the same.
+        known.etag = known.cert and known.asked_at >= since and '"' .. known.fingerprint .. '"' or nil
+    end
+    local asked_at = store:generation()
     local record, result, ttl, status = ask(self, key, known, of)
     if record then
         record.asked_at = asked_at
-        store:save(key, record)
+        if not store:save(key, record) and result and key == store.certificate_key(name) then
+            store:adopt(name, result)
+        end
         -- A part that was missing is looked for once a second anyhow.
         if (before or named > 0) and is_news(before, record) then
             store.journal:tell({ name })
@@ -140,11 +145,12 @@ local function bring(self, name, key, ask, of)
         store:save_failure(key, result, ttl)
     end
     self.log(WARN, "fetch", key, ": ", result)
-    if status == 400 and known and named >= known.asked_at and key == store.certificate_key(name) then
+    local changed = known and named > known.asked_at or not known and store:was_told(name)
+    if status == 400 and changed and key == store.certificate_key(name) then
         withdraw(self, name)
         return nil, result
     end
-    if known and known.asked_at <= since then
+    if known and known.asked_at < since then
         store.journal:tell({ name })  -- so that all look, and try again once the failure is forgotten
     end
     return known, result

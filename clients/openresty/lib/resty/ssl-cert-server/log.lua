@@ -15,7 +15,7 @@ function _M.new()
     return function(level, kind, ...)
         local last = seen[kind]
         local t = now()
-        if last and t - last.at < 1 then
+        if last and t >= last.at and t - last.at < 1 then
             last.held = last.held + 1
             return
         end

@@ -10,12 +10,17 @@ local certificate = require "resty.ssl-cert-server.certificate"
 
 local ngx = ngx
 local ERR, WARN = ngx.ERR, ngx.WARN
-local max, min = math.max, math.min
+local crc32 = ngx.crc32_short
+local match, sub = string.match, string.sub
+local floor, max, min = math.floor, math.max, math.min
 local now = ngx.now
-local pairs, setmetatable, tostring, type = pairs, setmetatable, tostring, type
+local next, pairs, setmetatable, tostring, type = next, pairs, setmetatable, tostring, type
 
 local RECHECK = 1             -- seconds between looks for something newer than what is past its time
 local LOCAL_FAILURES = 1000
+local FAILURE_SHARE = 1 / 16  -- of the dictionary, at most
+local FAILURE_SIZE = 512      -- bytes in it, of the longest
+local MAX_REASON = 128        -- bytes of one
 local NOTED = 86400           -- seconds, as no ttl is longer
 local SELF_SIGNED = 100       -- the type from which on no certificate has a staple
 
@@ -29,6 +34,7 @@ function _M.new(options)
         dict = options.dict, dict_name = options.dict_name, prefix = options.prefix, log = options.log,
         journal = options.journal, locks = options.locks, stapling = options.stapling,
         entries = lrucache.new(options.lru_maxitems), failures = lrucache.new(LOCAL_FAILURES),
+        failure_slots = max(1, floor(options.dict:capacity() * FAILURE_SHARE / FAILURE_SIZE)),
     }, mt)
 end
 
@@ -55,53 +61,93 @@ function _M.record(self, key)
 end
 
 
+-- True, or nil where the dictionary has no room for it.
 function _M.save(self, key, record)
     local ok, err, forcible = self.dict:set(self.prefix .. key, cjson.encode(record), max(1, record.expire_at - now()))
     if not ok then
         self.log(ERR, "store", key, ": not stored in ", self.dict_name, ": ", tostring(err))
     elseif forcible then
-        self.log(WARN, "full", "lua_shared_dict ", self.dict_name, " is too small: certificates in use drop out of it")
+        self.log(WARN, "full", "lua_shared_dict ", self.dict_name, " is too small: what is read least drops out")
     end
     self:forget_failure(key)
     self.dict:delete(self.prefix .. "gone:" .. key)
+    return ok
 end
 
 
 -- Failures
 
--- Why the key lately failed, or nil.
-function _M.failure(self, key)
-    return self.failures:get(key) or self.dict:get(self.prefix .. "fail:" .. key)
+-- What the workers share of them has so many places, whatever there is to remember: nginx doesn't free what has expired
+-- while something older is in use. Where another key has a key's place, each worker remembers by itself.
+local function failure_slot(self, key)
+    return self.prefix .. "fail:" .. crc32(key) % self.failure_slots
 end
 
 
--- The last quarter of the dictionary is for certificates: beyond, each worker remembers failures by itself.
-function _M.save_failure(self, key, reason, ttl)
-    self.failures:set(key, reason, ttl)
-    if self.dict:free_space() > self.dict:capacity() / 4 then
-        self.dict:safe_set(self.prefix .. "fail:" .. key, reason, ttl)
+-- Why the key lately failed, as all workers know it, and its place; or nil.
+local function shared_failure(self, key)
+    local slot = failure_slot(self, key)
+    local text = self.dict:get(slot)
+    if text and sub(text, 1, #key + 1) == key .. "\n" then
+        return sub(text, #key + 2), slot
     end
 end
 
 
+-- Why the key lately failed, or nil.
+function _M.failure(self, key)
+    return self.failures:get(key) or (shared_failure(self, key))
+end
+
+
+function _M.save_failure(self, key, reason, ttl)
+    self.failures:set(key, reason, ttl)
+    self.dict:safe_set(failure_slot(self, key), key .. "\n" .. sub(reason, 1, MAX_REASON), ttl)
+end
+
+
 function _M.forget_failure(self, key)
+    local _, slot = shared_failure(self, key)
     self.failures:delete(key)
-    self.dict:delete(self.prefix .. "fail:" .. key)
+    if slot then
+        self.dict:delete(slot)
+    end
 end
 
 
 -- Changes
 
--- Notes that the server said at `time` that this name changed: what was asked for until then is to be asked for again.
-function _M.note_change(self, name, time)
-    self.dict:set(self.prefix .. "changed:" .. name, time, NOTED)
+-- What was asked for before a change was heard of, and what after, is told by a count of the times that changes were
+-- heard of: clocks may be set back. It begins at the time, in milliseconds, so that it only goes up where a full
+-- dictionary has lost it, and is above the times in seconds that earlier versions left in its place.
+local function add_to_generation(self, count)
+    local start = floor(now() * 1000)
+    return self.dict:incr(self.prefix .. "generation", count, start) or start
+end
+
+
+-- To be kept with what is asked for from now on.
+function _M.generation(self)
+    return add_to_generation(self, 0)
+end
+
+
+-- For changes that were heard of now: what has an earlier one is to be asked for again.
+function _M.next_generation(self)
+    return add_to_generation(self, 1)
+end
+
+
+-- Notes that the server said that this name changed.
+function _M.note_change(self, name, generation)
+    self.dict:set(self.prefix .. "changed:" .. name, generation, NOTED)
     self:forget_failure(self.certificate_key(name))
 end
 
 
 -- The same for all names.
-function _M.note_reset(self, time)
-    self.dict:set(self.prefix .. "reset", time)
+function _M.note_reset(self, generation)
+    self.dict:set(self.prefix .. "reset", generation)
 end
 
 
@@ -110,7 +156,7 @@ function _M.reset_at(self)
 end
 
 
--- The time of the last change that was heard of for this name alone, and for it or all.
+-- The generation of the last change that was heard of for this name alone, and for it or all.
 function _M.changed_at(self, name)
     local named = self.dict:get(self.prefix .. "changed:" .. name) or 0
     return named, max(named, self:reset_at())
@@ -128,13 +174,13 @@ end
 function _M.is_outdated(self, name)
     local record = self:record(self.certificate_key(name))
     local _, since = self:changed_at(name)
-    return record ~= nil and record.asked_at <= since
+    return record ~= nil and record.asked_at < since
 end
 
 
--- Whether to ask the server for a key. since: a time; what was asked for until then won't do.
+-- Whether to ask the server for a key. since: a generation; what was asked for before won't do.
 function _M.wants(self, key, record, since)
-    if record and record.refresh_at > now() and record.asked_at > since then
+    if record and record.refresh_at > now() and record.asked_at >= since then
         return false
     end
     return self:failure(key) == nil
@@ -172,7 +218,7 @@ local function update_other(self, name, entry, record, since)
         entry.other = nil
         return key and 0 or entry.expire_at, key and self:wants(key, nil, since)
     end
-    if not entry.other or entry.other.fingerprint ~= other.fingerprint then
+    if not entry.other or entry.other.digest ~= certificate.digest(other) then
         entry.other = certificate.parse_record(other)
     end
     return min(other.refresh_at, other.expire_at), self:wants(key, other, since)
@@ -195,7 +241,7 @@ function _M.update(self, name, entry)
     local _, since = self:changed_at(name)
     local key = self.certificate_key(name)
     local record = self:record(key)
-    if record and not (entry and entry.fingerprint == record.fingerprint) then
+    if record and not (entry and entry.digest == certificate.digest(record)) then
         entry = certificate.parse_record(record) or entry
     end
     if not record and entry and self.dict:get(self.prefix .. "gone:" .. key) then
@@ -210,6 +256,7 @@ function _M.update(self, name, entry)
         look_at, wanted = min(look_at, at), wanted or asks
     end
     if record then
+        entry.told = nil
         also(update_other(self, name, entry, record, since))
     end
     also(update_staple(self, name, entry, since))
@@ -256,16 +303,48 @@ function _M.look_again(self, name)
 end
 
 
--- Does what other workers told.
-function _M.catch_up(self)
-    self.journal:read(function(name)
-        self:look_again(name)
+-- The names that others told, the wildcards among them replaced by names that this worker has. Where they aren't known,
+-- it looks again at all that it has.
+local function read_journal(self)
+    local told, parents = {}, {}
+    self.journal:read(function(name, changed)
+        told[name] = changed or told[name] or false
+        parents[match(name, "^%*%.(.+)$") or ""] = true
     end, function()
         local names = self.entries:get_keys()
         for index = #names, 1, -1 do  -- the least recently used first, so that they stay in that order
             self:look_again(names[index])
         end
     end)
+    parents[""] = nil
+    for _, name in pairs(next(parents) and self.entries:get_keys() or {}) do
+        if parents[match(name, "^[^.]*%.(.*)$") or ""] then
+            told[name] = true
+        end
+    end
+    return told
+end
+
+
+-- Does what other workers told. Calls ask(name) for names that the server said have changed, and for which there is
+-- nothing on record but a certificate in this worker.
+function _M.catch_up(self, ask)
+    for name, changed in pairs(read_journal(self)) do
+        self:look_again(name)
+        local entry = changed and self.entries:get(name)
+        if entry and self.dict:ttl(self.prefix .. self.certificate_key(name)) == nil then
+            entry.told = true
+            ask(name)
+        end
+    end
+end
+
+
+-- Whether the server said of a name that it changed, for which there is nothing on record but a certificate in this
+-- worker.
+function _M.was_told(self, name)
+    local entry = self.entries:get(name)
+    return entry ~= nil and entry.told == true
 end
 
 
