@@ -163,6 +163,7 @@ async def test_it_is_asked_which_index_the_target_has_before_that_is_filled(
     copies: Copies, storage: FaultyStorage, target: FaultyStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(storage)
+    await storage.index_complete()
     await storage.mark_index_complete()
     calls = note_calls(target, monkeypatch, "index_complete", "schedule", "mark_index_complete")
     copy = copies.of()
