@@ -236,6 +236,12 @@ class TestALostIndex:
         it.ca.gate.set()
         await it.clock.advance(0)
 
+    async def test_about_one_that_expired_nobody_is_asked_or_warned_again(self, it: Room) -> None:
+        stored = await it.put(age=92 * DAY)
+        await it.plan.renew_at(stored, START)
+        await it.rebuild.rebuild()
+        assert {queue for queue, entries in it.planned().items() if entries} == {RENEWALS}
+
     async def test_one_that_expired_long_ago_is_left_alone(self, it: Room) -> None:
         await it.put(age=98 * DAY)
         with capture_logs() as logs:

@@ -19,6 +19,7 @@ from ssl_cert_server.storage.sealed import SealedStorage
 from tests.support.certs import DAY, Pair, make_pair
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
+from tests.support.ocsp_ca import OcspCa
 from tests.unit.server.upkeep.support import CONFIG, fill, note_calls
 
 KEY = SealKey(bytes(32))
