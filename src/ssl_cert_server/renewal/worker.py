@@ -8,16 +8,31 @@ from typing import Protocol
 import structlog
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import BudgetSpent, CaClosed, CertServerError, NotPermitted, StorageError, Unavailable
+from ssl_cert_server.errors import (
+    BackingOff,
+    BudgetSpent,
+    CaClosed,
+    CertServerError,
+    NotPermitted,
+    StorageError,
+    Unavailable,
+)
 from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.renewal.due_worker import DueWorker
 from ssl_cert_server.renewal.plan import EXPIRIES, GIVEN_UP_AFTER, PARKED, QUESTIONS, RENEWALS, RenewalPlan, Stored
 from ssl_cert_server.service.budget.planner import Priority
+from ssl_cert_server.service.remembered import RememberedNames
 from ssl_cert_server.storage.base import Due, Storage
 
 _log = structlog.get_logger()
 
 _SIDE_BY_SIDE = 8
+_SUSPECTS_SIDE_BY_SIDE = 2
+_SUSPECTS = 100_000
+_SUSPECTED_FOR = 3 * 86_400.0
+"""Seconds after a failure; who keeps failing is tried daily."""
+
+_SUSPECT_PUT_OFF = 900.0
 _AFTER_ERROR = 60.0
 _REFUSED_RETRY = 86_400.0
 _UNCOVERED_RETRY = 7 * 86_400.0
@@ -48,7 +63,8 @@ class RenewalWorker:
     """Takes what is due off the plan and has it renewed, the most pressing first, a few at a time.
 
     While no CA can be asked, it doesn't try one name after the other. Where the budget has no room, what needs it is
-    parked, and the most pressing tried again when there may be some: renewals that cost none go on meanwhile.
+    parked, and the most pressing tried again when there may be some: renewals that cost none go on meanwhile. Names
+    that failed lately have a part of the slots, and leave the others to the living.
     """
 
     def __init__(self, plan: RenewalPlan, certificates: Renewables, storage: Storage, clock: Clock) -> None:
@@ -56,6 +72,10 @@ class RenewalWorker:
         self._certificates = certificates
         self._clock = clock
         self._room_at = float("-inf")
+        # Names that fail day after day are nearest to their end, and would go first. Those whose failures take minutes,
+        # as where DNS never shows a value, would hold all slots for weeks.
+        self._suspects = RememberedNames(clock, _SUSPECTS)
+        self._suspects_at_work = 0
         self._worker = DueWorker(
             storage,
             clock,
@@ -95,8 +115,16 @@ class RenewalWorker:
                 _log.warning("renewal.given_up", cert_key=entry.key, remedy="the next request for it issues on the fly")
         elif now < self._plan.due_at(stored, chance=0.0):
             await self._plan.add(stored)  # its server died before it could say when, or a peer was faster
-        else:
+        elif entry.key not in self._suspects:
             await self._renew(entry, stored)
+        elif self._suspects_at_work < _SUSPECTS_SIDE_BY_SIDE:
+            self._suspects_at_work += 1
+            try:
+                await self._renew(entry, stored)
+            finally:
+                self._suspects_at_work -= 1
+        else:
+            await self._plan.put_off(entry, _SUSPECT_PUT_OFF * (1 + self._clock.random()))
 
     async def _leave(self, entry: Due) -> None:
         """Leave a certificate alone that no rule covers: one may again, when the server has another configuration."""
@@ -112,6 +140,7 @@ class RenewalWorker:
         name = stored.subject.names[0]
         try:
             again = await self._try(stored)
+            self._suspects.drop(entry.key)
         except CaClosed as error:
             again = error.retry_after
             self._pause(error)
@@ -121,6 +150,8 @@ class RenewalWorker:
                 return
             again = error.retry_after
         except Unavailable as error:
+            if isinstance(error, BackingOff):
+                self._suspects.add(entry.key, _SUSPECTED_FOR)
             again = error.retry_after
         except NotPermitted as error:
             _log.warning("renewal.not_permitted", name=name, reason=str(error))

@@ -513,6 +513,38 @@ async def test_where_certificates_are_renewed_late_none_is_pressing_as_soon_as_i
         await room.close()
 
 
+async def test_names_that_fail_slowly_leave_room_to_the_living(it: Room) -> None:
+    dead = [f"dead{number}.com" for number in range(20)]
+    for name in dead:
+        await it.put(name, age=80 * DAY)
+        it.ca.outcomes[name] += [REFUSED] * 100
+    await it.rebuild.rebuild()
+    await it.start()
+    await it.clock.advance(1)
+    assert {name for name, _ in it.ca.calls} == {*dead}, "each is tried once as any other"
+    it.ca.calls.clear()
+    it.ca.gate.clear()  # from now on each takes for ever
+    await it.later(2 * HOUR)
+    assert it.ca.running == 2
+    await it.put("living.com", age=RENEWED_BY)
+    living = await it.found.find("living.com")
+    assert living is not None
+    await it.plan.add(living)
+    await it.later(HOUR)
+    assert "living.com" in it.asked()
+    assert it.ca.running == 3
+
+
+async def test_a_name_that_recovers_is_as_any_other(it: Room) -> None:
+    await it.put("a.com", age=80 * DAY)
+    it.ca.outcomes["a.com"] += [REFUSED]
+    await it.rebuild.rebuild()
+    await it.start()
+    await it.later(HOUR)
+    assert len(it.ca.calls) == 2
+    assert "a.com" not in it._worker._suspects
+
+
 CLOSED = CaClosed("every CA failed lately", 100)
 SPENT = BudgetSpent("no room for more new orders", 100, everyone=True)
 
