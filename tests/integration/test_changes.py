@@ -78,14 +78,28 @@ def test_an_operator_who_replaces_a_managed_certificate_is_heard(tmp_path: Path)
         (tmp_path / "new").rename(storage / "shop")
         return leaf.fingerprint
 
+    def heard(server: CertServer, cursor: str) -> tuple[str, set[str]]:
+        """The next cursor that comes with names, and those."""
+        told: list[str] = []
+        while not told:
+            answer = server.get(f"/v1/changes?since={cursor}&wait=55").json
+            cursor, told = answer["cursor"], answer["names"]
+        return cursor, {*told}
+
     old = put()
     with CertServer(tmp_path / "server", config, directory=storage) as server:
+        cursor, _ = heard(server, "")
         assert server.cert("a.example.com").json["fingerprint"] == old
-        cursor = present(server)
         new = put()
-        told = server.get(f"/v1/changes?since={cursor}&wait=55").json
-        assert set(told["names"]) == {"shop.example.com", "a.example.com"}
+        cursor, names = heard(server, cursor)
+        assert names == {"shop.example.com", "a.example.com"}
         assert server.cert("a.example.com").json["fingerprint"] == new
+        server.stop()
+        newest = put()
+        server.start()
+        cursor, names = heard(server, cursor)
+        assert names == {"shop.example.com"}, "which others it answers is not known any more"
+        assert server.cert("shop.example.com").json["fingerprint"] == newest
 
 
 def test_who_waits_while_the_server_stops_is_answered(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -21,20 +21,27 @@ _AT_ONCE = 50
 
 
 class ManagedCertificates:
-    """Holds the last good certificate of each ``cert_key`` it was asked for.
+    """Holds the last good certificate of each of ``cert_keys``.
 
     ``on_replaced`` is called with each certificate that takes another's place.
     """
 
     type = CertificateType.MANAGED
 
-    def __init__(self, storage: Storage, clock: Clock, on_replaced: Callable[[Subject, Certificate], None]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        clock: Clock,
+        cert_keys: Iterable[str],
+        on_replaced: Callable[[Subject, Certificate], None],
+    ) -> None:
         self._storage = storage
         self._clock = clock
         self._on_replaced = on_replaced
         self._good: dict[str, tuple[bytes, Certificate]] = {}
         self._refused: dict[str, tuple[bytes, str]] = {}
-        self._in_turn: deque[str] = deque()
+        self._in_turn = deque(dict.fromkeys(cert_keys))
+        self._looked_at: set[str] = set()
 
     async def obtain(self, name: str, subject: Subject) -> Certificate:
         cert_key = subject.cert_key
@@ -54,24 +61,26 @@ class ManagedCertificates:
         return certificate.not_after
 
     def in_use(self) -> dict[str, Certificate]:
-        """Give the certificates that are handed out, by their ``cert_key``."""
+        """Give the certificates that are good, by their ``cert_key``."""
         return {cert_key: certificate for cert_key, (_, certificate) in self._good.items()}
 
     async def watch(self) -> None:
-        """Look for changed certificates, :data:`_AT_ONCE` of them every two seconds, in turn and for ever."""
+        """Look for changed certificates, :data:`_AT_ONCE` of them every two seconds, in turn and for ever.
+
+        Each is announced at the first look: it may have been replaced while no server ran.
+        """
         while True:
             await self._clock.sleep(_WATCH_EVERY * (1 + self._clock.random() / 4))
             for _ in range(min(_AT_ONCE, len(self._in_turn))):
-                cert_key = self._in_turn.popleft()
-                self._in_turn.append(cert_key)
-                await self._look_at(cert_key)
+                self._in_turn.rotate(-1)
+                await self._look_at(self._in_turn[-1])
 
     async def refresh_used(self, cert_key: str) -> None:
-        """Hear from another instance that ``cert_key`` changed: read it where it is in use here.
+        """Hear from another instance that ``cert_key`` changed: read it, where it is one of these.
 
         :raises StorageError: it can't be read.
         """
-        if cert_key in self._good or cert_key in self._refused:
+        if cert_key in self._in_turn:
             await self.refresh(cert_key)
 
     async def refresh(self, cert_key: str) -> bool:
@@ -82,8 +91,6 @@ class ManagedCertificates:
         :raises StorageError: it can't be read.
         """
         stored = await self._storage.get(cert_key) or b""
-        if cert_key not in self._good and cert_key not in self._refused:
-            self._in_turn.append(cert_key)
         if cert_key in self._good and self._good[cert_key][0] == stored:
             self._refused.pop(cert_key, None)
             return False
@@ -100,8 +107,10 @@ class ManagedCertificates:
 
     async def _look_at(self, cert_key: str) -> None:
         try:
-            if await self.refresh(cert_key):
+            replaced = await self.refresh(cert_key)
+            if replaced or (cert_key in self._good and cert_key not in self._looked_at):
                 await self._storage.announce([cert_key])
+            self._looked_at.add(cert_key)
         except StorageError as error:
             _log.warning("managed.unreadable", cert_key=cert_key, reason=str(error))
 

@@ -102,7 +102,10 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         )
         stack.push_async_callback(acme.close)
         managed = ManagedCertificates(
-            storage, clock, on_replaced=lambda subject, new: certificates.replace(subject, new, Source.MANAGED)
+            storage,
+            clock,
+            [rule.cert_key for rule in config.managed],
+            on_replaced=lambda subject, new: certificates.replace(subject, new, Source.MANAGED),
         )
         self_signed = SelfSignedIssuer(
             storage, clock, valid_days=config.self_signed.valid_days, organization=config.self_signed.organization

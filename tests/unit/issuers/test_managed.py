@@ -42,8 +42,13 @@ def replaced() -> list[str]:
 
 
 @pytest.fixture
-def managed(storage: FaultyStorage, clock: ManualClock, replaced: list[str]) -> ManagedCertificates:
-    return ManagedCertificates(storage, clock, lambda subject, _: replaced.append(subject.cert_key))
+def keys() -> list[str]:
+    return [KEY]
+
+
+@pytest.fixture
+def managed(storage: FaultyStorage, clock: ManualClock, keys: list[str], replaced: list[str]) -> ManagedCertificates:
+    return ManagedCertificates(storage, clock, keys, lambda subject, _: replaced.append(subject.cert_key))
 
 
 @pytest.fixture
@@ -216,10 +221,11 @@ async def test_storage_that_fails_is_survived(
     assert await watched.obtain(NAME, Subject(KEY)) == parse_certificate(SECOND.stored)
 
 
+@pytest.mark.parametrize("keys", [["one", "two", "three"]])
 async def test_one_bad_certificate_keeps_no_other_from_being_looked_at(
-    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, keys: list[str]
 ) -> None:
-    for key in ("one", "two", "three"):
+    for key in keys:
         await storage.put(key, FIRST.stored)
         await watched.obtain(NAME, Subject(key))
     await storage.put("one", b"garbage")
@@ -228,10 +234,10 @@ async def test_one_bad_certificate_keeps_no_other_from_being_looked_at(
     assert await watched.obtain(NAME, Subject("three")) == parse_certificate(SECOND.stored)
 
 
+@pytest.mark.parametrize("keys", [[f"{number}.pem" for number in range(1000)]], ids=["1000"])
 async def test_many_are_looked_at_in_turn_so_that_idling_costs_no_more(
-    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[str]
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, keys: list[str], replaced: list[str]
 ) -> None:
-    keys = [f"{number}.pem" for number in range(1000)]
     for key in keys:
         await storage.put(key, FIRST.stored)
         await watched.obtain(NAME, Subject(key))
@@ -253,10 +259,10 @@ async def test_many_are_looked_at_in_turn_so_that_idling_costs_no_more(
     assert sorted(replaced) == [keys[0], keys[-1]]
 
 
+@pytest.mark.parametrize("keys", [[f"{number}.pem" for number in range(50)]], ids=["50"])
 async def test_up_to_fifty_are_all_looked_at_each_time(
-    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, replaced: list[str]
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, keys: list[str], replaced: list[str]
 ) -> None:
-    keys = [f"{number}.pem" for number in range(50)]
     for key in keys:
         await storage.put(key, FIRST.stored)
         await watched.obtain(NAME, Subject(key))
@@ -266,13 +272,39 @@ async def test_up_to_fifty_are_all_looked_at_each_time(
     assert sorted(replaced) == sorted(keys)
 
 
-async def test_only_what_was_asked_for_is_looked_at(
+@pytest.mark.parametrize("keys", [[KEY, "bad.pem"]])
+async def test_each_is_read_before_anybody_asks_and_announced_once_for_it_may_be_another_than_before(
     watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
 ) -> None:
-    await storage.put(KEY, b"garbage")
+    await storage.put(KEY, FIRST.stored)
+    await storage.put("bad.pem", b"garbage")
+    cursor = (await storage.changes("", 0)).cursor
     with capture_logs() as logs:
         await clock.advance(10 * LOOK)
-    assert logs == []
+    changes = await storage.changes(cursor, 0)
+    assert changes.keys == (KEY,)
+    assert (await storage.changes(changes.cursor, 0)).keys == ()
+    assert watched.names_of(KEY) == {NAME}
+    assert len(refusals(logs)) == 1
+
+
+async def test_one_that_a_visitor_had_read_first_is_announced_all_the_same(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
+) -> None:
+    await storage.put(KEY, FIRST.stored)
+    cursor = (await storage.changes("", 0)).cursor
+    await watched.obtain(NAME, Subject(KEY))
+    await clock.advance(LOOK)
+    assert (await storage.changes(cursor, 0)).keys == (KEY,)
+
+
+async def test_what_another_instance_tells_of_is_read_before_anybody_asks(
+    managed: ManagedCertificates, storage: FaultyStorage
+) -> None:
+    await storage.put(KEY, FIRST.stored)
+    await managed.refresh_used("another.pem")
+    await managed.refresh_used(KEY)
+    assert managed.names_of(KEY) == {NAME}
 
 
 @bad

@@ -38,7 +38,7 @@ class Room(Instance):
     def __init__(self, peer: Room | None = None, *, manages: bool = True, renew_before: float | None = None) -> None:
         managed = [(r"x\.test", MANAGED)] if manages else []
         super().__init__(peer, PolicyRules(managed=managed, patterns=[r".+\.com"]), renew_before=renew_before)
-        self.managed = ManagedCertificates(self.storage, self.clock, on_replaced=lambda *_: None)
+        self.managed = ManagedCertificates(self.storage, self.clock, [MANAGED], on_replaced=lambda *_: None)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def put(self, name: str = "a.com", *, age: float = HOUR, planned: bool = True) -> Certificate:

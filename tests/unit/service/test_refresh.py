@@ -42,6 +42,7 @@ class Instance:
         self.managed = ManagedCertificates(
             self.storage,
             self.clock,
+            ["shop"],
             on_replaced=lambda subject, new: self.certificates.replace(subject, new, Source.MANAGED),
         )
         issuers = {Source.ACME: acme, Source.MANAGED: self.managed}
