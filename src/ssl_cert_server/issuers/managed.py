@@ -41,6 +41,7 @@ class ManagedCertificates:
         self._good: dict[str, tuple[bytes, Certificate]] = {}
         self._refused: dict[str, tuple[bytes, str]] = {}
         self._in_turn = deque(dict.fromkeys(cert_keys))
+        self._cert_keys = frozenset(self._in_turn)
         self._looked_at: set[str] = set()
 
     async def obtain(self, name: str, subject: Subject) -> Certificate:
@@ -80,7 +81,7 @@ class ManagedCertificates:
 
         :raises StorageError: it can't be read.
         """
-        if cert_key in self._in_turn:
+        if cert_key in self._cert_keys:
             await self.refresh(cert_key)
 
     async def refresh(self, cert_key: str) -> bool:

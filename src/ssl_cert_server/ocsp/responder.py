@@ -71,21 +71,19 @@ class Responder:
     async def _ask_at(self, url: str, pair: _Pair, before: Staple) -> Word:
         """Ask by the hash that was understood before; who knows one only refuses the other in many ways."""
         first, second = sorted(CertIdHash, key=lambda algorithm: algorithm is not before.algorithm)
-        unknown: Word | None = None
-        trouble: OcspError | None = None
+        outcome: Word | OcspError
         try:
-            word = await self._ask_by(first, url, pair, before)
-            if word.verdict is None or word.verdict.status is not OcspStatus.UNKNOWN:
-                return word
-            unknown = word
+            outcome = await self._ask_by(first, url, pair, before)
+            if outcome.verdict is None or outcome.verdict.status is not OcspStatus.UNKNOWN:
+                return outcome
         except (ResponderRefused, MalformedStaple) as error:
-            trouble = error
+            outcome = error
         try:
             return await self._ask_by(second, url, pair, before)
-        except (ResponderRefused, MalformedStaple) as error:
-            if unknown is not None:
-                return unknown
-            raise trouble or error from None
+        except (ResponderRefused, MalformedStaple):
+            if isinstance(outcome, Word):
+                return outcome
+            raise outcome from None
 
     async def _ask_by(self, algorithm: CertIdHash, url: str, pair: _Pair, before: Staple) -> Word:
         known = before.etag if before.holds(self._clock.now()) and before.algorithm is algorithm else ""

@@ -188,7 +188,7 @@ class RenewalPlan:
 
         :raises StorageError: it can't be kept.
         """
-        await self._schedule(EXPIRIES, Due(key, min(at, not_after), not_after))
+        await self._schedule(EXPIRIES, _warning(key, at, not_after))
 
     async def park(self, entry: Due) -> None:
         """Put a renewal aside until the budget may have room.
@@ -211,8 +211,7 @@ class RenewalPlan:
         return False
 
     def _first_warning(self, key: str, certificate: Certificate, begins: float) -> Due:
-        at = max(begins, self._clock.now() + _RENEWED_FIRST)
-        return Due(key, min(at, certificate.not_after), certificate.not_after)
+        return _warning(key, max(begins, self._clock.now() + _RENEWED_FIRST), certificate.not_after)
 
     async def _schedule(self, queue: str, entry: Due) -> None:
         await self.marks.note()
@@ -223,3 +222,7 @@ class RenewalPlan:
 def rank_of(stored: Stored) -> float:
     """Give the rank of a certificate's renewal: the time at which it expires, which tells it from other ones'."""
     return 0.0 if stored.record.revoked else float(stored.certificate.not_after)
+
+
+def _warning(key: str, at: float, not_after: float) -> Due:
+    return Due(key, min(at, not_after), not_after)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from ssl_cert_server.errors import InvalidCertificate, NotPermitted
 from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.pki.x509 import parse_certificate
@@ -10,7 +13,7 @@ from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.service.issuance import AcmeCertificates
 from ssl_cert_server.service.policy import Policy
 from ssl_cert_server.service.records import load_record, save_record
-from ssl_cert_server.storage.base import Storage
+from ssl_cert_server.storage.base import Lease, Storage
 
 _WRITING = 60.0
 
@@ -59,16 +62,13 @@ class StoredCertificates:
         :raises StorageError: it can't be read or written.
         """
         cert_key = stored.subject.cert_key
-        lease = await self._storage.acquire(f"certificates/{cert_key}", _WRITING)
-        if lease is None:
-            return None
-        try:
+        async with self._held(cert_key) as lease:
+            if lease is None:
+                return None
             current = await self.find(cert_key)
             if current is None or current.certificate.fingerprint != stored.certificate.fingerprint:
                 return None
             await save_record(self._storage, cert_key, stored.record, lease)
-        finally:
-            await self._storage.release(lease)
         return current
 
     async def take_out(self, cert_key: str, seen: Stored | None, *queues: str) -> bool:
@@ -78,21 +78,26 @@ class StoredCertificates:
 
         :raises StorageError: it can't be read or taken out.
         """
-        lease = await self._storage.acquire(f"certificates/{cert_key}", _WRITING)
-        if lease is None:
-            return False
-        try:
-            if _fingerprint(await self._find_permitted(cert_key)) != _fingerprint(seen):
+        async with self._held(cert_key) as lease:
+            if lease is None or _fingerprint(await self._find_permitted(cert_key)) != _fingerprint(seen):
                 return False
             for queue in queues:
                 await self._storage.unschedule(queue, [cert_key])
-        finally:
-            await self._storage.release(lease)
         return True
 
     async def renew(self, subject: Subject, replaces: str, priority: Priority) -> Certificate:
         """See :meth:`ssl_cert_server.service.issuance.AcmeCertificates.renew`."""
         return await self._certificates.renew(subject, replaces, priority)
+
+    @asynccontextmanager
+    async def _held(self, cert_key: str) -> AsyncIterator[Lease | None]:
+        """Hold the lease on a certificate; None where somebody has it, as who replaces it."""
+        lease = await self._storage.acquire(f"certificates/{cert_key}", _WRITING)
+        try:
+            yield lease
+        finally:
+            if lease is not None:
+                await self._storage.release(lease)
 
     async def _find_permitted(self, cert_key: str) -> Stored | None:
         try:

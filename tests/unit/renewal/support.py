@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
 from ssl_cert_server.renewal.plan import RenewalPlan
 from ssl_cert_server.renewal.rebuild import SeenCertificates
 from ssl_cert_server.renewal.stored import StoredCertificates
@@ -51,6 +56,21 @@ class Instance:
             ),
         )
         self.found = StoredCertificates(self.certificates, self.storage, Policy(rules))
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def begin(self, *works: Coroutine[Any, Any, None]) -> None:
+        """Let work go on in the background, for ever."""
+        self._tasks += [asyncio.create_task(work) for work in works]
+        await self.clock.advance(0)
+
+    async def close(self) -> None:
+        """End what goes on, which has not ended by itself."""
+        for task in self._tasks:
+            assert not task.done()
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        await self.certificates.close()
 
     def entry(self, queue: str, key: str) -> Due | None:
         """Give what is planned for a key."""

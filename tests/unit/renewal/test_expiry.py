@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 
 import pytest
 from structlog.testing import capture_logs
@@ -39,7 +37,6 @@ class Room(Instance):
         managed = [(r"x\.test", MANAGED)] if manages else []
         super().__init__(peer, PolicyRules(managed=managed, patterns=[r".+\.com"]), renew_before=renew_before)
         self.managed = ManagedCertificates(self.storage, self.clock, [MANAGED], on_replaced=lambda *_: None)
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def put(self, name: str = "a.com", *, age: float = HOUR, planned: bool = True) -> Certificate:
         """Store a certificate of 90 days that is ``age`` seconds old, and plan it."""
@@ -58,8 +55,7 @@ class Room(Instance):
         ]
         if renewing:
             works.append(RenewalWorker(self.plan, self.found, self.storage, self.clock).run())
-        self._tasks = [asyncio.create_task(work) for work in works]
-        await self.clock.advance(0)
+        await self.begin(*works)
 
     def warning(self, key: str = "a.com") -> Due | None:
         """Give when a key's warning comes up."""
@@ -73,14 +69,6 @@ class Room(Instance):
                 return
             await self.later(max(entry.at - self.clock.now(), 60))
         raise AssertionError("it comes up for ever")
-
-    async def close(self) -> None:
-        for task in self._tasks:
-            assert not task.done()
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-        await self.certificates.close()
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 
 import pytest
 from structlog.testing import capture_logs
@@ -48,18 +46,15 @@ class Room(Instance):
         super().__init__(peer, sees=True)
         self.adviser: Adviser = peer.adviser if peer else Adviser()
         self.rebuild = IndexRebuild(self.plan, self.found, self.storage, self.clock)
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        works = [
+        await self.begin(
             self.rebuild.run(),
             self.seen.run(self.found),
             RenewalWorker(self.plan, self.found, self.storage, self.clock).run(),
             ExpiryWorker(self.plan, self.found, self.storage, self.clock).run(),
             AdviceWorker(self.plan, self.found, {DIRECTORY: self.adviser}, self.storage, self.clock).run(),
-        ]
-        self._tasks = [asyncio.create_task(work) for work in works]
-        await self.clock.advance(0)
+        )
 
     async def put(self, name: str = "a.com", *, age: float = HOUR, lifetime: float = 90 * DAY) -> Stored:
         """Store a certificate that is ``age`` seconds old and has a responder, with its record."""
@@ -85,14 +80,6 @@ class Room(Instance):
         await self.clock.advance(60 * minutes)
         self.clock.jump(-seconds)
         on_right()
-
-    async def close(self) -> None:
-        for task in self._tasks:
-            assert not task.done()
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-        await self.certificates.close()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ssl_cert_server.issuers.managed import ManagedCertificates
-from ssl_cert_server.model import KeyFamily
+from ssl_cert_server.model import Certificate, KeyFamily
 from ssl_cert_server.ocsp.staples import Staple, save_staple
 from ssl_cert_server.service.attempts import Attempts
 from ssl_cert_server.service.cache import AnswerCache
@@ -49,6 +49,12 @@ class Instance:
         self.certificates = Certificates(self.cache, policy, issuers, self.clock)  # type: ignore[arg-type]
         self.staples = Staples(policy, self.certificates, self.storage, self.clock, want=self._want)
         self.refresh = Refresh(policy, self.cache, self.certificates, self.staples, acme, self.managed, self.storage)
+
+    async def staple(self, cert_key: str, certificate: Certificate, response: bytes) -> None:
+        """Store a certificate's staple."""
+        now = self.clock.now()
+        staple = Staple(certificate.fingerprint, response=response, this_update=now, next_update=now + 1000)
+        await save_staple(self.storage, cert_key, staple)
 
     async def _want(self, cert_key: str) -> None:
         raise AssertionError(cert_key)
@@ -121,10 +127,8 @@ async def test_whoever_finds_a_managed_one_replaced_tells_the_others_once(it: In
 async def test_a_staple_is_told_by_its_names_and_read_anew(it: Instance) -> None:
     certificate = make_certificate("a.com")
     await it.storage.put("a.com", certificate.stored)
-    now = it.clock.now()
     for response in (b"one", b"two"):
-        staple = Staple(certificate.fingerprint, response=response, this_update=now, next_update=now + 1000)
-        await save_staple(it.storage, "a.com", staple)
+        await it.staple("a.com", certificate, response)
         assert set(await it.refresh.one("_ocsp/a.com")) == {"a.com"}
         answer = await it.staples.answer("a.com", certificate.fingerprint)
         assert answer is not None
@@ -143,10 +147,8 @@ async def test_after_a_reset_everything_in_use_is_to_be_read_again(it: Instance)
 async def test_after_a_reset_staples_are_read_anew(it: Instance) -> None:
     certificate = make_certificate("a.com")
     await it.storage.put("a.com", certificate.stored)
-    now = it.clock.now()
     for response in (b"one", b"two"):
-        staple = Staple(certificate.fingerprint, response=response, this_update=now, next_update=now + 1000)
-        await save_staple(it.storage, "a.com", staple)
+        await it.staple("a.com", certificate, response)
         it.refresh.everything()
         answer = await it.staples.answer("a.com", certificate.fingerprint)
         assert answer is not None

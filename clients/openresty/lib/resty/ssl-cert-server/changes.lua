@@ -52,7 +52,7 @@ local function valid_names(list)
     local valid = {}
     for _, name in pairs(list) do
         local text = type(name) == "string" and name or ""
-        local below = match(text, "^%*%.(.+)$")
+        local below = names.below_wildcard(text)
         local normal = names.normalise(below or text)
         if normal then
             valid[#valid + 1] = (below and "*." or "") .. normal
@@ -98,8 +98,9 @@ end
 local function concerned(self, list)
     local found, parents = {}, {}
     for index, name in pairs(list) do
-        if sub(name, 1, 2) == "*." then
-            parents[sub(name, 3)] = true
+        local below = names.below_wildcard(name)
+        if below then
+            parents[below] = true
         end
         if self.store:is_known(name) then
             found[name] = true
@@ -110,7 +111,7 @@ local function concerned(self, list)
     end
     if next(parents) then
         for name in pairs(all_known(self)) do
-            if parents[match(name, "^[^.]*%.(.*)$") or ""] then
+            if parents[names.parent(name)] then
                 found[name] = true
             end
         end

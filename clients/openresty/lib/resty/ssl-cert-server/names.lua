@@ -1,6 +1,6 @@
 -- Host names as they come from SNI and Host headers: anything a client cares to send.
 
-local find, gmatch, lower, sub = string.find, string.gmatch, string.lower, string.sub
+local find, gmatch, lower, match, sub = string.find, string.gmatch, string.lower, string.match, string.sub
 local type = type
 
 local _M = {}
@@ -30,6 +30,18 @@ function _M.normalise(name)
         return nil  -- an IPv4 address: no top-level domain is all digits
     end
     return name
+end
+
+
+-- "example.com" of "*.example.com"; nil of what is no wildcard.
+function _M.below_wildcard(text)
+    return match(text, "^%*%.(.+)$")
+end
+
+
+-- "example.com" of "a.example.com": what a wildcard for the name is below. Empty where there is none.
+function _M.parent(name)
+    return match(name, "^[^.]*%.(.*)$") or ""
 end
 
 

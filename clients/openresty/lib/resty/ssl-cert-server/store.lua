@@ -7,11 +7,12 @@
 local cjson = require "cjson.safe"
 local lrucache = require "resty.lrucache"
 local certificate = require "resty.ssl-cert-server.certificate"
+local names = require "resty.ssl-cert-server.names"
 
 local ngx = ngx
 local ERR, WARN = ngx.ERR, ngx.WARN
 local crc32 = ngx.crc32_short
-local match, sub = string.match, string.sub
+local sub = string.sub
 local floor, max, min = math.floor, math.max, math.min
 local now = ngx.now
 local next, pairs, setmetatable, tostring, type = next, pairs, setmetatable, tostring, type
@@ -309,16 +310,18 @@ local function read_journal(self)
     local told, parents = {}, {}
     self.journal:read(function(name, changed)
         told[name] = changed or told[name] or false
-        parents[match(name, "^%*%.(.+)$") or ""] = true
+        local below = names.below_wildcard(name)
+        if below then
+            parents[below] = true
+        end
     end, function()
-        local names = self.entries:get_keys()
-        for index = #names, 1, -1 do  -- the least recently used first, so that they stay in that order
-            self:look_again(names[index])
+        local known = self.entries:get_keys()
+        for index = #known, 1, -1 do  -- the least recently used first, so that they stay in that order
+            self:look_again(known[index])
         end
     end)
-    parents[""] = nil
     for _, name in pairs(next(parents) and self.entries:get_keys() or {}) do
-        if parents[match(name, "^[^.]*%.(.*)$") or ""] then
+        if parents[names.parent(name)] then
             told[name] = true
         end
     end
