@@ -31,6 +31,7 @@ from ssl_cert_server.renewal.worker import RenewalWorker
 from ssl_cert_server.server.compose import open_storage, policy_rules
 from ssl_cert_server.service.attempts import Attempts
 from ssl_cert_server.service.issuance import AcmeCertificates
+from ssl_cert_server.service.name_states import NameStates
 from ssl_cert_server.service.policy import Policy
 from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.storage.base import Due, Storage
@@ -109,9 +110,11 @@ async def _renewal(settings: dict[str, Any], count: int) -> float:
     done = asyncio.Semaphore(0)
     ca = ScriptedCa(ManualClock(time.time()))
     plan = RenewalPlan(storage, clock, None)
+    states = NameStates(storage, clock)
     certificates = AcmeCertificates(
         storage,
-        Attempts(storage, ca, clock, deadline=300.0),
+        states,
+        Attempts(storage, states, ca, clock, deadline=300.0),
         Turns(32, clock),
         clock,
         upkeep=CertificateUpkeep(plan, None, storage, on_stored=lambda *_: done.release()),

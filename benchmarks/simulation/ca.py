@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from tests.support.leaves import make_certificate
@@ -127,9 +127,11 @@ class SimulatedCa:
         choice: ChallengeChoice,
         *,
         replaces: str | None,  # noqa: ARG002
+        before_order: Callable[[], Awaitable[None]],
         on_order: KeepOrder,
     ) -> Certificate:
         """Take an order, look for proof, issue."""
+        await before_order()
         await self._travel()
         renewal = _set(names) in self._sets
         self._admit(names, renewal=renewal)

@@ -19,10 +19,11 @@ from ssl_cert_server.service.authorities import Authorities
 from ssl_cert_server.service.budget.limits import NO_LIMITS, CaLimits
 from ssl_cert_server.service.budget.planner import Budget, Priority
 from ssl_cert_server.service.ca_health import CaHealth
+from ssl_cert_server.service.name_states import NameStates
 from ssl_cert_server.service.orders import Authority, Orders
 from ssl_cert_server.service.preflight import Preflight
 from ssl_cert_server.service.records import IssuedRecord
-from ssl_cert_server.service.state import check_not_backing_off, load_state
+from ssl_cert_server.service.state import check_not_backing_off
 from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.storage.leasing import leased
 from ssl_cert_server.storage.memory import MemoryStorage
@@ -79,7 +80,8 @@ class Fleet:
         self.authorities = Authorities(
             [authority], orders, budget, clock, on_demand=NO_LIMITS, patience=ISSUANCE_DEADLINE
         )
-        self._attempts = Attempts(self._storage, self.authorities, clock, deadline=ISSUANCE_DEADLINE)
+        self._states = NameStates(self._storage, clock)
+        self._attempts = Attempts(self._storage, self._states, self.authorities, clock, deadline=ISSUANCE_DEADLINE)
         self.worker = RenewalWorker(self.plan, self, self._storage, clock)
 
     async def stored(self, subject: Subject, certificate: Certificate) -> None:
@@ -120,7 +122,7 @@ class Fleet:
         """See :meth:`ssl_cert_server.service.issuance.AcmeCertificates.renew`."""
         cert_key = subject.cert_key
         async with leased(self._storage, f"certificates/{cert_key}", self._clock) as lease:
-            state = await load_state(self._storage, cert_key)
+            state = await self._states.load(cert_key)
             check_not_backing_off(subject.names[0], state, self._clock.now())
             old = await self.find(cert_key)
             predecessor = Predecessor(old.certificate, old.record) if old else None

@@ -26,6 +26,7 @@
     │   └── MalformedStaple        an answer that can't be trusted, or none about the certificate
     └── AcmeError                the CA, or the way to it; carries ``retry_after``
         ├── CaUnreachable          no usable answer: connection, TLS, time-out
+        │   └── AnswerLost           the request may have arrived: what it did is unknown
         ├── MalformedResponse      an answer that RFC 8555 doesn't allow
         ├── CaTooSlow              the CA has not finished what it began
         ├── AccountRefused         the CA lets us have no account
@@ -185,6 +186,10 @@ class AcmeError(CertServerError):
 
 class CaUnreachable(AcmeError):
     """No usable answer: connection refused or reset, TLS failure, time-out."""
+
+
+class AnswerLost(CaUnreachable):
+    """A request that may have reached the CA, and whose answer did not come: what it did is unknown."""
 
 
 class MalformedResponse(AcmeError):

@@ -16,6 +16,7 @@ from ssl_cert_server.service.policy import Policy
 from ssl_cert_server.service.readiness import Readiness
 from ssl_cert_server.service.staples import Staples
 from ssl_cert_server.storage.base import Storage
+from ssl_cert_server.storage.write_watch import WriteWatch
 
 
 class Application:
@@ -38,7 +39,7 @@ class Application:
             CertEndpoints(certificates, self.staples, clock, tls_alpn01),
             ChangesEndpoint(self.news),
             http01 or Http01Responder(storage, clock),
-            Readiness(storage, clock),
+            Readiness(WriteWatch(storage, clock), clock),
         )
 
     async def _want(self, cert_key: str) -> None:

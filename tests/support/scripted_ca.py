@@ -43,6 +43,7 @@ class ScriptedCa:
         self.most_running = max(self.most_running, self.running)
         try:
             if order is None:
+                await orders.begin()
                 self.orders.append(OpenOrder(DIRECTORY, f"https://ca.test/order/{len(self.orders)}", f"key of {name}"))
                 await orders.keep(self.orders[-1])
             await self.gate.wait()

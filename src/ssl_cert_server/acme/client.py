@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import httpx2
 
@@ -13,7 +14,7 @@ from ssl_cert_server.acme.directory import Directory
 from ssl_cert_server.acme.jose import AccountKey
 from ssl_cert_server.acme.nonces import NoncePool, SeenNonces
 from ssl_cert_server.acme.problems import ca_problem
-from ssl_cert_server.acme.retry import ATTEMPTS, jittered, with_retries
+from ssl_cert_server.acme.retry import ATTEMPTS, is_transient, jittered, with_retries
 from ssl_cert_server.acme.transport import Answer, exchange
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import AcmeError, CaProblem, CaUnreachable, MalformedResponse
@@ -113,15 +114,19 @@ class AcmeClient:
         kid: str | None,
         accept: str = "application/json",
         attempts: int = ATTEMPTS,
+        again: Callable[[AcmeError], bool] = is_transient,
     ) -> Answer:
-        """Send a signed request (section 6.2); an empty ``payload`` is POST-as-GET. The answer is a success."""
+        """Send a signed request (section 6.2); an empty ``payload`` is POST-as-GET. The answer is a success.
+
+        ``again`` decides of a failure whether the request may be sent once more.
+        """
 
         async def attempt() -> Answer:
             async with self._slots:
                 return await self._post(url, payload, key, kid, accept)
 
         try:
-            return await with_retries(attempt, self._clock, attempts=attempts)
+            return await with_retries(attempt, self._clock, attempts=attempts, again=again)
         except AcmeError as error:
             self._distrust_directory(error)
             raise

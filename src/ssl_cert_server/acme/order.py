@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TypeVar
 
 import structlog
 
@@ -17,6 +19,10 @@ from ssl_cert_server.errors import AcmeError, CaProblem, MalformedResponse, Orde
 _MAX_STEPS = 10
 """A straight order takes four; more than these and the CA is going round in circles."""
 
+_GRACE = 5.0
+"""Seconds that a cancellation leaves an order to be placed and stored."""
+
+_T = TypeVar("_T")
 _log = structlog.get_logger()
 
 
@@ -28,6 +34,7 @@ async def obtain(
     clock: Clock,
     *,
     order_url: str | None = None,
+    before_order: Callable[[], Awaitable[None]] | None = None,
     on_order: Callable[[str], Awaitable[None]] | None = None,
     profile: str | None = None,
     replaces: str | None = None,
@@ -35,12 +42,14 @@ async def obtain(
 ) -> bytes:
     """Get a certificate; the result is its chain in PEM, leaf first.
 
-    ``on_order`` is awaited with a new order's URL before anything is done for it: whoever keeps the URL and the CSR's
-    key can resume the order by ``order_url``, in whatever state it is. A resumed order that was finalized before gives
-    the certificate of *that* CSR. ``profile`` and ``replaces`` are for new orders (see AcmeSession.new_order),
-    ``preferred_chain`` is for the download (see AcmeSession.certificate).
+    ``before_order`` is awaited right before a new order is placed. ``on_order`` is awaited with the new order's URL
+    before anything is done for it: whoever stores the URL and the CSR's key can resume the order by ``order_url``, in
+    whatever state it is. A resumed order that was finalized before gives the certificate of *that* CSR. ``profile`` and
+    ``replaces`` are for new orders (see AcmeSession.new_order), ``preferred_chain`` is for the download (see
+    AcmeSession.certificate).
 
-    Takes as long as the CA does: callers set a deadline. Cancelling it at any point takes back the challenge answers.
+    Takes as long as the CA does: callers set a deadline. Cancelling it at any point takes back the challenge answers;
+    while an order is placed, the cancellation takes effect once ``on_order`` is done, or after a few seconds.
 
     :raises ValidationFailed: the CA did not find the answer to a challenge, and the order is invalid.
     :raises OrderFailed: the order is invalid, and resuming it is of no use.
@@ -50,10 +59,17 @@ async def obtain(
     if order_url is not None:
         order = await session.order(order_url)
     else:
-        order = await session.new_order(names, profile=profile, replaces=replaces)
+
+        async def place() -> Order:
+            if before_order is not None:
+                await before_order()
+            placed = await session.new_order(names, profile=profile, replaces=replaces)
+            if on_order is not None:
+                await on_order(placed.url)
+            return placed
+
+        order = await _uninterrupted(place(), clock)
         _log.info("acme.order.created", names=list(names), order=order.url)
-        if on_order is not None:
-            await on_order(order.url)
     for _ in range(_MAX_STEPS):
         match order.status:
             case OrderStatus.PENDING:
@@ -67,6 +83,22 @@ async def obtain(
             case OrderStatus.INVALID:
                 raise _failure(order, names)
     raise AcmeError(f"order for {_summary(names)}: still {order.status} after {_MAX_STEPS} steps")
+
+
+async def _uninterrupted(step: Coroutine[object, object, _T], clock: Clock) -> _T:
+    """Do a step that should not be cut in two: a cancellation waits until it is done, for a few seconds at most."""
+    task = asyncio.create_task(step)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        patience = asyncio.create_task(clock.sleep(_GRACE))
+        try:
+            await asyncio.wait((task, patience), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            task.cancel()
+            patience.cancel()
+            await asyncio.gather(task, patience, return_exceptions=True)
+        raise
 
 
 async def _authorize(session: AcmeSession, order: Order, choice: ChallengeChoice, clock: Clock) -> Order:

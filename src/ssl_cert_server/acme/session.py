@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -16,7 +16,7 @@ from ssl_cert_server.acme.directory import Directory
 from ssl_cert_server.acme.fields import object_of
 from ssl_cert_server.acme.jose import AccountKey
 from ssl_cert_server.acme.messages import Authorization, Order
-from ssl_cert_server.acme.retry import ATTEMPTS
+from ssl_cert_server.acme.retry import ATTEMPTS, is_transient, is_transient_refusal
 from ssl_cert_server.acme.revocation import revocation
 from ssl_cert_server.acme.transport import Answer
 from ssl_cert_server.errors import AcmeError, CaProblem, MalformedResponse
@@ -64,8 +64,9 @@ class AcmeSession:
         return await self._new_order(directory, payload, attempts=1)
 
     async def _new_order(self, directory: Directory, payload: dict[str, Any], *, attempts: int = 2) -> Order:
-        # Each time it is sent may be another order at the CA: where it is lost twice, the budget is asked again first.
-        answer = await self._post(directory.new_order, payload, attempts=attempts)
+        # Each time it is sent may be another order at the CA: so it is sent again only where it surely was none.
+        body = json.dumps(payload).encode()
+        answer = await self._send(directory.new_order, body, attempts=attempts, again=is_transient_refusal)
         return _order(answer, answer.created("newOrder"))
 
     def _advertised(self, profile: str, directory: Directory) -> bool:
@@ -196,8 +197,17 @@ class AcmeSession:
     async def _post(self, url: str, payload: dict[str, Any], *, attempts: int = ATTEMPTS) -> Answer:
         return await self._send(url, json.dumps(payload).encode(), attempts=attempts)
 
-    async def _send(self, url: str, payload: bytes, *, attempts: int = ATTEMPTS) -> Answer:
-        return await self._client.post(url, payload, key=self._key, kid=self.account_url, attempts=attempts)
+    async def _send(
+        self,
+        url: str,
+        payload: bytes,
+        *,
+        attempts: int = ATTEMPTS,
+        again: Callable[[AcmeError], bool] = is_transient,
+    ) -> Answer:
+        return await self._client.post(
+            url, payload, key=self._key, kid=self.account_url, attempts=attempts, again=again
+        )
 
 
 def _identifier(name: str) -> dict[str, str]:

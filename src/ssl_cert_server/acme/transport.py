@@ -18,7 +18,7 @@ from ssl_cert_server.acme.nonces import SeenNonces
 from ssl_cert_server.acme.outgoing import FAILURES, HEADERS, read_body, reason_of
 from ssl_cert_server.acme.retry_after import parse_retry_after
 from ssl_cert_server.acme.text import one_line
-from ssl_cert_server.errors import CaUnreachable, MalformedResponse, StartError
+from ssl_cert_server.errors import AnswerLost, CaUnreachable, MalformedResponse, StartError
 
 REQUEST_DEADLINE = 30.0
 """Seconds for a whole exchange. httpx2's own time-outs are per read: a server that drips would hold us for hours."""
@@ -26,6 +26,7 @@ REQUEST_DEADLINE = 30.0
 MAX_BODY = 1024 * 1024
 """Bytes. A chain is about 6 kB, an order with 100 names 20 kB."""
 
+_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _TIMEOUT = httpx2.Timeout(REQUEST_DEADLINE, connect=10.0)
 _NONCE = re.compile(r"[A-Za-z0-9_-]{1,1024}")
 
@@ -98,7 +99,7 @@ async def exchange(
 
     An answer whose nonce is in ``seen`` belongs to an earlier request; its connection is not used again.
 
-    :raises CaUnreachable: nothing usable came back.
+    :raises CaUnreachable: nothing usable came back; AnswerLost where a POST may have been received all the same.
     :raises MalformedResponse: a redirect, or an answer that is too long or compressed.
     """
     deadline = deadline or REQUEST_DEADLINE
@@ -112,12 +113,14 @@ async def exchange(
             nonce = _nonce(response)
             if seen is not None and nonce is not None and not seen.add(nonce):
                 # Leaving the answer unread closes the connection, and what else may be waiting in it.
-                raise CaUnreachable(f"{_where(method, url)}: the answer to an earlier request came again")
+                raise AnswerLost(f"{_where(method, url)}: the answer to an earlier request came again")
             return await _read(response, url, now)
     except TimeoutError as error:
-        raise CaUnreachable(f"{_where(method, url)}: no answer within {deadline:g} s") from error
-    except FAILURES as error:
+        raise _unanswered(method)(f"{_where(method, url)}: no answer within {deadline:g} s") from error
+    except _NOT_SENT as error:
         raise CaUnreachable(f"{_where(method, url)}: {reason_of(error)}") from error
+    except FAILURES as error:
+        raise _unanswered(method)(f"{_where(method, url)}: {reason_of(error)}") from error
     except MalformedResponse as error:
         raise MalformedResponse(f"{_where(method, url)}: {error}") from None
 
@@ -135,6 +138,10 @@ async def _read(response: httpx2.Response, url: str, now: float) -> Answer:
         alternates=alternates(response.headers.get_list("link"), url),
         body=body,
     )
+
+
+def _unanswered(method: str) -> type[CaUnreachable]:
+    return AnswerLost if method == "POST" else CaUnreachable
 
 
 def _where(method: str, url: str) -> str:

@@ -91,10 +91,12 @@ class AcmeCa:
         choice: ChallengeChoice,
         *,
         replaces: str | None,
+        before_order: Callable[[], Awaitable[None]],
         on_order: KeepOrder,
     ) -> Certificate:
         """Order a certificate; the order and its key go to ``on_order`` before anything is done for it.
 
+        ``before_order`` is awaited right before the CA is asked for an order; where it raises, the CA is not asked.
         ``replaces`` is the ARI id of the certificate that it succeeds.
 
         :raises AcmeError: the CA refused or could not be reached.
@@ -111,6 +113,7 @@ class AcmeCa:
                 make_csr(key, names),
                 choice,
                 self._clock,
+                before_order=before_order,
                 on_order=keep,
                 profile=self._settings.profile,
                 replaces=replaces,

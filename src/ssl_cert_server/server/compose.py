@@ -53,6 +53,7 @@ from ssl_cert_server.storage.mirror import MirroredStorage
 from ssl_cert_server.storage.registry import open_backend
 from ssl_cert_server.storage.seal import Sealer, SealKey
 from ssl_cert_server.storage.sealed import SealedStorage
+from ssl_cert_server.storage.write_watch import WriteWatch
 
 _MIB = 1024 * 1024
 _DAY = 86_400.0
@@ -84,7 +85,7 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
     :raises StartError: the CA bundle can't be read.
     """
     async with AsyncExitStack() as stack:
-        storage = open_storage(config, clock)
+        storage = WriteWatch(open_storage(config, clock), clock)
         stack.push_async_callback(storage.close)
         policy = Policy(policy_rules(config))
         engine = await open_engine(config, storage, clock, stack)
@@ -94,6 +95,7 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
 
         acme = AcmeCertificates(
             storage,
+            engine.states,
             engine.attempts,
             Turns(_SIDE_BY_SIDE, clock),
             clock,

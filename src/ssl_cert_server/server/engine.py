@@ -27,6 +27,7 @@ from ssl_cert_server.service.authorities import Authorities
 from ssl_cert_server.service.budget.limits import CaLimits, Limit
 from ssl_cert_server.service.budget.planner import Budget
 from ssl_cert_server.service.ca_health import CaHealth
+from ssl_cert_server.service.name_states import NameStates
 from ssl_cert_server.service.orders import Authority, Orders
 from ssl_cert_server.service.preflight import Preflight
 from ssl_cert_server.storage.base import Storage
@@ -40,6 +41,7 @@ _LAPSED = LEASE_SECONDS + 5.0
 class Engine:
     """What issues, what answers challenges, and the work both have in the background. ``cas`` are by directory URL."""
 
+    states: NameStates
     attempts: Attempts
     cas: Mapping[str, AcmeCa]
     http01: Http01Responder
@@ -78,14 +80,20 @@ async def open_engine(config: Config, storage: Storage, clock: Clock, stack: Asy
         ),
         patience=patience,
     )
-    background = {"http01.left_over": http01.remove_left_over, "budget.sweep": authorities.sweep}
+    states = NameStates(storage, clock)
+    background = {
+        "state.held": states.run,
+        "http01.left_over": http01.remove_left_over,
+        "budget.sweep": authorities.sweep,
+    }
     if tls_alpn01 is not None:
         background["tls_alpn01.left_over"] = tls_alpn01.remove_left_over
     if dns01 is not None:
         stack.push_async_callback(dns01.close)
         background["dns01.left_over"] = lambda: _sweep(dns01, clock)
     return Engine(
-        Attempts(storage, authorities, clock, deadline=patience * (len(cas) + 1)),
+        states,
+        Attempts(storage, states, authorities, clock, deadline=patience * (len(cas) + 1)),
         {ca.directory_url: ca for ca in cas},
         http01,
         tls_alpn01,

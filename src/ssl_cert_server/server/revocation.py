@@ -53,6 +53,7 @@ class Revocation:
         """
         acme = AcmeCertificates(
             self._storage,
+            self._engine.states,
             self._engine.attempts,
             Turns(1, self._clock),
             self._clock,

@@ -27,9 +27,10 @@ from ssl_cert_server.service.backoff import retry_at
 from ssl_cert_server.service.budget.limits import Limit
 from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.service.ca_health import is_trouble, may_be_the_names
+from ssl_cert_server.service.name_states import NameStates
 from ssl_cert_server.service.open_orders import OpenOrders
 from ssl_cert_server.service.records import IssuedRecord, load_record, save_record
-from ssl_cert_server.service.state import NameState, backing_off, save_state
+from ssl_cert_server.service.state import NameState, backing_off
 from ssl_cert_server.storage.base import Lease, Storage
 
 _log = structlog.get_logger()
@@ -44,6 +45,9 @@ _STORE_TRIES = 5
 _NOTED_EVERY = 60.0
 _TROUBLE_STEPS = 2
 """A CA's own trouble doesn't send a name into the longest back-off: it would sleep on when the CA is back."""
+
+_STORAGE_STEPS = 1
+"""What can't be stored is no fault of the name's: it is tried again as soon as the shortest back-off is over."""
 
 _DOUBTFUL_STEPS = 3
 """Where the trouble may be with the name alone, it is tried seldom enough to waste few of the orders of the others."""
@@ -97,8 +101,11 @@ class CertificateAuthority(Protocol):
 class Attempts:
     """Makes attempts, each under the lease of its certificate. ``deadline`` (seconds) ends one, and it has failed."""
 
-    def __init__(self, storage: Storage, ca: CertificateAuthority, clock: Clock, *, deadline: float) -> None:
+    def __init__(
+        self, storage: Storage, states: NameStates, ca: CertificateAuthority, clock: Clock, *, deadline: float
+    ) -> None:
         self._storage = storage
+        self._states = states
         self._ca = ca
         self._clock = clock
         self._deadline = deadline
@@ -109,13 +116,15 @@ class Attempts:
     ) -> Made:
         """Have a certificate issued, going on from ``state``, and store it.
 
-        ``on_order`` is awaited before an order is used: from then on there may be a certificate.
+        ``on_order`` is awaited before an order is placed or resumed: from then on there may be a certificate.
 
-        :raises BackingOff: it failed, which is kept.
+        :raises BackingOff: it failed, which is stored, or held in memory where it can't be.
         :raises Unavailable: no CA may be asked now, for no fault of the name's.
-        :raises StorageError: it could not be stored; the open order leads back to it.
+        :raises StorageError: storage failed before any CA was asked for a certificate.
         """
-        issued = await self._issue(wanted, state, lease, on_order)
+        subject = wanted.subject
+        orders = OpenOrders(state.orders, _Records(self._states, subject, state, lease, on_order, self._clock))
+        issued = await self._issue(wanted, state, orders, lease, on_order)
         record = IssuedRecord.of_new(
             issued.certificate,
             issued.directory_url,
@@ -123,7 +132,21 @@ class Attempts:
             self._clock.now(),
             wanted.predecessor.record if wanted.predecessor else None,
         )
-        await self._store(wanted.subject, issued.certificate, record, lease)
+        try:
+            await self._store_certificate(subject, issued.certificate, lease)
+        except LeaseLost:
+            raise
+        except StorageError as error:
+            raise await self._failed(subject, replace(state, orders=orders.all), error, lease) from error
+        _log.info(
+            "certificate.issued",
+            name=subject.names[0],
+            fingerprint=issued.certificate.fingerprint,
+            directory_url=record.directory_url,
+            challenge=record.challenge,
+        )
+        await save_record(self._storage, subject.cert_key, record, lease)
+        await self._states.save(subject.cert_key, NameState(), lease)
         return Made(issued.certificate, record)
 
     async def settle(self, subject: Subject, stored: Certificate, state: NameState, lease: Lease) -> NameState:
@@ -141,21 +164,22 @@ class Attempts:
             record = replace(record, directory_url=order.directory_url)
             await save_record(self._storage, subject.cert_key, record, lease)
         settled = replace(state, orders=())
-        await save_state(self._storage, subject.cert_key, settled, lease)
+        await self._states.save(subject.cert_key, settled, lease)
         return settled
 
     async def _issue(
-        self, wanted: Wanted, state: NameState, lease: Lease, on_order: Callable[[], Awaitable[None]]
+        self,
+        wanted: Wanted,
+        state: NameState,
+        orders: OpenOrders,
+        lease: Lease,
+        on_order: Callable[[], Awaitable[None]],
     ) -> Issued:
         subject = wanted.subject
+        if self._states.holds(subject.cert_key):
+            await self._states.save(subject.cert_key, state, lease)  # before any CA is asked again
         if state.orders:
             await on_order()
-
-        async def save(open_now: tuple[OpenOrder, ...]) -> None:
-            await on_order()
-            await save_state(self._storage, subject.cert_key, replace(state, orders=open_now), lease)
-
-        orders = OpenOrders(state.orders, save)
         try:
             async with asyncio.timeout(self._deadline):
                 issued = await self._ca.issue(wanted, orders)
@@ -170,8 +194,14 @@ class Attempts:
             slow = CaTooSlow(f"the CA had not finished after {self._deadline:.0f} s")
             raise await self._failed(subject, replace(state, orders=orders.all), slow, lease) from error
         except Unavailable as error:
-            await self._note(subject, replace(state, orders=orders.all), error, lease)
+            await self._note(subject, replace(state, orders=orders.all), error, lease, begun=orders.begun > 0)
             raise
+        except LeaseLost:
+            raise
+        except StorageError as error:
+            if not orders.begun and not state.orders:
+                raise  # no CA was asked: the next request may try at once
+            raise await self._failed(subject, replace(state, orders=orders.all), error, lease) from error
         except CertServerError:
             raise
         except Exception as error:
@@ -189,6 +219,8 @@ class Attempts:
             steps = min(failures + troubles, _DOUBTFUL_STEPS)
         elif is_trouble(error):
             steps = min(failures + 1, _TROUBLE_STEPS)
+        elif isinstance(error, StorageError):
+            steps = _STORAGE_STEPS
         else:
             failures += 1
             steps = failures
@@ -202,9 +234,20 @@ class Attempts:
             troubles=troubles,
         )
         if not (_is_anybodys(subject, state, error) and self._is_one_too_many(now)):
-            await save_state(self._storage, subject.cert_key, failed, lease)
+            await self._keep_failure(subject, failed, lease)
         _log.error("certificate.failed", name=name, failures=failures, retry_at=int(failed.retry_at), reason=str(error))
         return backing_off(name, failed, now)
+
+    async def _keep_failure(self, subject: Subject, failed: NameState, lease: Lease) -> None:
+        try:
+            await self._states.keep(subject.cert_key, failed, lease)
+        except StorageError as error:
+            _log.error(
+                "certificate.failure_not_stored",
+                name=subject.names[0],
+                reason=str(error),
+                remedy="it is held in memory, and stored once storage can be written",
+            )
 
     def _is_one_too_many(self, now: float) -> bool:
         if _ANYBODYS.wait(self._full_at, now):
@@ -212,38 +255,56 @@ class Attempts:
         self._full_at = _ANYBODYS.taken(self._full_at, now)
         return False
 
-    async def _note(self, subject: Subject, state: NameState, error: Unavailable, lease: Lease) -> None:
-        """Keep why the name waits, for who asks why: no failure is counted, and none is forgotten."""
-        now = self._clock.now()
-        if subject.permission is Permission.PATTERN and not state.orders:
-            return  # or strangers, who bring up names without end, would fill storage
-        if not state.failures and (not state.error or now - state.failed_at > _NOTED_EVERY):
-            noted = replace(state, failed_at=now, error=str(error), expected_at=now + error.retry_after)
-            await save_state(self._storage, subject.cert_key, noted, lease)
+    async def _note(self, subject: Subject, state: NameState, error: Unavailable, lease: Lease, *, begun: bool) -> None:
+        """Store why the name waits, for who asks why: no failure is counted, and none is forgotten.
 
-    async def _store(self, subject: Subject, certificate: Certificate, record: IssuedRecord, lease: Lease) -> None:
+        Where a CA refused an order, this also ends the record of its being placed, which would look like a crash.
+        """
+        if not begun and subject.permission is Permission.PATTERN and not state.orders:
+            return  # or untrusted clients, who make up names without end, would fill storage
+        now = self._clock.now()
+        if not state.failures and (not state.error or now - state.failed_at > _NOTED_EVERY):
+            state = replace(state, failed_at=now, error=str(error), expected_at=now + error.retry_after)
+        elif not begun:
+            return
+        await self._states.keep(subject.cert_key, state, lease)
+
+    async def _store_certificate(self, subject: Subject, certificate: Certificate, lease: Lease) -> None:
         """Write what the CA gave, with patience: until it is written, only the open order leads back to it."""
-        name = subject.names[0]
         for attempt in range(1, _STORE_TRIES + 1):
             try:
                 await self._storage.put(subject.cert_key, certificate.stored, lease=lease)
-                break
+                return
             except LeaseLost:
                 raise
             except StorageError as error:
-                _log.error("certificate.not_stored", name=name, attempt=attempt, reason=str(error))
+                _log.error("certificate.not_stored", name=subject.names[0], attempt=attempt, reason=str(error))
                 if attempt == _STORE_TRIES:
                     raise
                 await self._clock.sleep(attempt * (1 + self._clock.random()))
-        _log.info(
-            "certificate.issued",
-            name=name,
-            fingerprint=certificate.fingerprint,
-            directory_url=record.directory_url,
-            challenge=record.challenge,
-        )
-        await save_record(self._storage, subject.cert_key, record, lease)
-        await save_state(self._storage, subject.cert_key, NameState(), lease)
+
+
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """See :class:`~ssl_cert_server.service.open_orders.OrderRecords`; ``state`` is what the attempt began with."""
+
+    states: NameStates
+    subject: Subject
+    state: NameState
+    lease: Lease
+    on_order: Callable[[], Awaitable[None]]
+    clock: Clock
+
+    async def announce_order(self, orders: tuple[OpenOrder, ...]) -> None:
+        """See there."""
+        self.states.check_room()
+        await self.on_order()
+        placing = replace(self.state, orders=orders, placing_at=self.clock.now())
+        await self.states.save(self.subject.cert_key, placing, self.lease)
+
+    async def save_orders(self, orders: tuple[OpenOrder, ...]) -> None:
+        """See there."""
+        await self.states.keep(self.subject.cert_key, replace(self.state, orders=orders), self.lease)
 
 
 def _is_anybodys(subject: Subject, state: NameState, error: Exception) -> bool:

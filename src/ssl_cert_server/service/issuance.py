@@ -20,9 +20,10 @@ from ssl_cert_server.pki.x509 import check_covers, check_not_expired, parse_cert
 from ssl_cert_server.service.attempts import Attempts, Predecessor, Wanted
 from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.service.flights import Flights
+from ssl_cert_server.service.name_states import NameStates
 from ssl_cert_server.service.records import IssuedRecord, load_record
 from ssl_cert_server.service.remembered import RememberedNames
-from ssl_cert_server.service.state import check_not_backing_off, load_state
+from ssl_cert_server.service.state import check_not_backing_off, settle_interrupted
 from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.storage.base import Storage
 from ssl_cert_server.storage.leasing import leased
@@ -72,6 +73,7 @@ class AcmeCertificates:
     def __init__(
         self,
         storage: Storage,
+        states: NameStates,
         attempts: Attempts,
         turns: Turns,
         clock: Clock,
@@ -80,6 +82,7 @@ class AcmeCertificates:
         upkeep: Upkeep,
     ) -> None:
         self._storage = storage
+        self._states = states
         self._attempts = attempts
         self._turns = turns
         self._clock = clock
@@ -180,7 +183,7 @@ class AcmeCertificates:
             raise NotPermitted(f"{subject.names[0]} is not permitted here")
 
     async def _check_not_backing_off(self, subject: Subject) -> None:
-        state = await load_state(self._storage, subject.cert_key)
+        state = await self._states.load(subject.cert_key)
         check_not_backing_off(subject.names[0], state, self._clock.now())
 
     async def _join(self, subject: Subject, priority: Priority, replaces: str) -> Certificate:
@@ -211,7 +214,7 @@ class AcmeCertificates:
                 and certificate.fingerprint != replaces
                 and self._usable(cert_key, certificate, subject.names)
             ):
-                state = await load_state(self._storage, cert_key)
+                state = settle_interrupted(await self._states.load(cert_key))
                 check_not_backing_off(name, state, self._clock.now())
                 # Who waits for a peer's lease keeps no turn from the other names.
                 async with self._patiently(name, self._turns.turn(priority, suspect=state.failures > 0)):
@@ -221,6 +224,8 @@ class AcmeCertificates:
                     wanted = Wanted(subject, priority, await self._predecessor(subject, certificate))
                     made = await self._attempts.make(wanted, state, lease, lambda: self._expect(wanted))
                     certificate, record = made.certificate, made.record
+            else:
+                self._states.drop(cert_key)  # a peer was faster; what it stored is right
         await self._upkeep.stored(subject, certificate, record)
         return certificate
 

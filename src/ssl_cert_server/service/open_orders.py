@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
+from typing import Protocol
 
 from ssl_cert_server.model import OpenOrder
 
 
-class OpenOrders:
-    """Has ``save`` called with all of them before a new one is used, so that a crash forgets none."""
+class OrderRecords(Protocol):
+    """Where the orders of one name are stored."""
 
-    def __init__(self, orders: Iterable[OpenOrder], save: Callable[[tuple[OpenOrder, ...]], Awaitable[None]]) -> None:
+    async def announce_order(self, orders: tuple[OpenOrder, ...]) -> None:
+        """Store that an order is about to be placed, beside those that are open.
+
+        :raises StorageError: that can't be stored, so that no order may be placed.
+        """
+
+    async def save_orders(self, orders: tuple[OpenOrder, ...]) -> None:
+        """Store the open orders.
+
+        :raises StorageError: they can't be stored now; they are held in memory.
+        """
+
+
+class OpenOrders:
+    """Stores what is about to be done before it is done, so that a crash forgets no order."""
+
+    def __init__(self, orders: Iterable[OpenOrder], records: OrderRecords) -> None:
         self._orders = {order.directory_url: order for order in orders}
-        self._save = save
-        self.placed = False
-        """Whether there was a new one."""
+        self._records = records
+        self.begun = 0
+        """New orders that were, or are about to be, sent to a CA, whatever came of them."""
+        self.placed = 0
+        """New orders that were placed."""
 
     @property
     def all(self) -> tuple[OpenOrder, ...]:
@@ -22,18 +41,26 @@ class OpenOrders:
         return tuple(self._orders.values())
 
     def at(self, directory_url: str) -> OpenOrder | None:
-        """Give the one at a CA."""
+        """Return the order at a CA, or None."""
         return self._orders.get(directory_url)
+
+    async def begin(self) -> None:
+        """Store that a new order is about to be placed; to be awaited right before the CA is asked.
+
+        :raises StorageError: that can't be stored, so that no order may be placed.
+        """
+        await self._records.announce_order(self.all)
+        self.begun += 1
 
     async def keep(self, order: OpenOrder) -> None:
         """Add an order, in the place of an earlier one at the same CA.
 
-        :raises StorageError: it can't be kept.
+        :raises StorageError: it can't be stored now; it is held in memory.
         """
-        self.placed = True
+        self.placed += 1
         self._orders[order.directory_url] = order
-        await self._save(self.all)
+        await self._records.save_orders(self.all)
 
     def forget(self, directory_url: str) -> None:
-        """Leave out the one at a CA, which is of no use any more; whatever is saved next says so."""
+        """Leave out the order at a CA, which is of no use any more; the next save leaves it out of storage, too."""
         self._orders.pop(directory_url, None)

@@ -12,9 +12,17 @@ from ssl_cert_server.acme.ari import ari_id
 from ssl_cert_server.acme.authorize import ChallengeChoice
 from ssl_cert_server.challenges.choice import Challenges
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import AcmeError, BudgetSpent, CaProblem, NotPresented, OrderFailed, ValidationFailed
+from ssl_cert_server.errors import (
+    AcmeError,
+    BudgetSpent,
+    CaProblem,
+    NotPresented,
+    OrderFailed,
+    StorageError,
+    ValidationFailed,
+)
 from ssl_cert_server.issuers.acme import AcmeCa, CaTerms
-from ssl_cert_server.model import Certificate, OpenOrder
+from ssl_cert_server.model import Certificate
 from ssl_cert_server.service.attempts import Issued, Wanted
 from ssl_cert_server.service.budget.limits import CaLimits
 from ssl_cert_server.service.budget.planner import Budget, OrderKind, Taken
@@ -106,19 +114,22 @@ class Orders:
         names = wanted.subject.names
         replaces, kind = self._renewal(authority, wanted)
         taken = await self._budget.take(account, authority.limits, names, kind, wanted.priority)
-        placed = False
-
-        async def keep(order: OpenOrder) -> None:
-            nonlocal placed
-            placed = True
-            await orders.keep(order)
-
+        begun, placed = orders.begun, orders.placed
         try:
             certificate = await authority.ca.issue(
-                names, wanted.subject.family, choice, replaces=replaces, on_order=keep
+                names,
+                wanted.subject.family,
+                choice,
+                replaces=replaces,
+                before_order=orders.begin,
+                on_order=orders.keep,
             )
         except AcmeError as error:
-            await self._settle(taken, error, placed=placed)
+            await self._settle(taken, error, placed=orders.placed > placed)
+            raise
+        except StorageError:
+            if orders.begun == begun:
+                await self._budget.give_back(taken)
             raise
         self._budget.succeeded(account)
         return certificate

@@ -1,21 +1,34 @@
-"""Whether this instance can do its work: storage takes what it is given."""
+"""Readiness: whether this instance can store what an order for a certificate needs."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
-from ssl_cert_server.storage.base import Storage
 
-# Each check writes to disk; whoever asks more often gets the last result.
 _KEEP = 2.0
+"""Seconds for which a result is given again: each check writes durably."""
+
+_DEADLINE = 10.0
+"""Seconds after which storage counts as unreachable, so that a probe of an orchestrator gets an answer."""
+
+
+class OrderRehearsal(Protocol):
+    """Storage that can write what an order needs."""
+
+    async def rehearse_order(self) -> None:
+        """Write, and remove, what an order needs.
+
+        :raises StorageError: it can't be written.
+        """
 
 
 class Readiness:
-    """Checks storage, at most every two seconds."""
+    """Asks storage the question that precedes every order, at most every two seconds."""
 
-    def __init__(self, storage: Storage, clock: Clock) -> None:
+    def __init__(self, storage: OrderRehearsal, clock: Clock) -> None:
         self._storage = storage
         self._clock = clock
         self._checking = asyncio.Lock()
@@ -23,7 +36,7 @@ class Readiness:
         self._reason: str | None = None
 
     async def trouble(self) -> str | None:
-        """Give what keeps this instance from its work in one line, or None."""
+        """Return what keeps this instance from its work in one line, or None."""
         async with self._checking:
             if self._clock.monotonic() - self._checked_at >= _KEEP:
                 self._reason = await self._check()
@@ -32,7 +45,10 @@ class Readiness:
 
     async def _check(self) -> str | None:
         try:
-            await self._storage.check_writable()
+            async with asyncio.timeout(_DEADLINE):
+                await self._storage.rehearse_order()
+        except TimeoutError:
+            return f"storage did not write what an order needs within {_DEADLINE:.0f} s"
         except StorageError as error:
             return str(error)
         return None

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import structlog
 
 from ssl_cert_server.errors import BackingOff
 from ssl_cert_server.model import OpenOrder
+from ssl_cert_server.service.backoff import retry_at
 from ssl_cert_server.storage.base import Lease, Storage
 
 _log = structlog.get_logger()
+
+_INTERRUPTED_STEPS = 2
+"""A crash between an order and its record is no fault of the name's, and does not send it into the longest back-off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,8 @@ class NameState:
 
     ``troubles`` counts the failures, in a row, of which nobody knows whether they are the name's or its CA's.
     ``expected_at`` is when what only waits (for room in a budget, for a CA that is down) may go on; nothing that comes
-    before then is refused for it.
+    before then is refused for it. ``placing_at`` is when an order was about to be placed; it is 0 once the CA's answer
+    is stored, so that a crash in between is seen by whoever holds the lease next.
     """
 
     failures: int = 0
@@ -31,6 +36,7 @@ class NameState:
     orders: tuple[OpenOrder, ...] = ()
     expected_at: float = 0.0
     troubles: int = 0
+    placing_at: float = 0.0
 
 
 def check_not_backing_off(name: str, state: NameState, now: float) -> None:
@@ -47,6 +53,26 @@ def backing_off(name: str, state: NameState, now: float) -> BackingOff:
     """Give the exception that tells of the last failure, and when the name is tried again."""
     count = f"failure {state.failures} in a row: " if state.failures else ""
     return BackingOff(f"{name}: {count}{state.error}", state.retry_at - now)
+
+
+def settle_interrupted(state: NameState) -> NameState:
+    """Return the state of a name whose order was being placed when its server died or lost its storage.
+
+    Only the holder of the name's lease may draw this conclusion: anybody else sees an order that is just being placed.
+    Whether there is an order at the CA is unknown, so the name backs off before another one is placed.
+    """
+    if not state.placing_at:
+        return state
+    troubles = state.troubles + 1
+    steps = min(state.failures + troubles, _INTERRUPTED_STEPS)
+    return replace(
+        state,
+        troubles=troubles,
+        failed_at=state.placing_at,
+        retry_at=max(state.retry_at, retry_at(steps, state.placing_at, 0.0, None)),
+        error="the server stopped, or lost its storage, while it placed an order; the CA's answer is not known",
+        placing_at=0.0,
+    )
 
 
 async def load_state(storage: Storage, cert_key: str) -> NameState:
@@ -90,6 +116,7 @@ def _parse(stored: bytes) -> NameState:
         orders=tuple(map(_order, orders)),
         expected_at=float(fields.get("expected_at", 0.0)),
         troubles=int(fields.get("troubles", 0)),
+        placing_at=float(fields.get("placing_at", 0.0)),
     )
 
 

@@ -64,4 +64,4 @@ class StateSweep:
             await self._storage.release(lease)
 
     def _is_stale(self, state: NameState) -> bool:
-        return not state.orders and max(state.failed_at, state.retry_at) < self._clock.now() - _KEPT
+        return not state.orders and max(state.failed_at, state.retry_at, state.placing_at) < self._clock.now() - _KEPT

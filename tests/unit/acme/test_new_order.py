@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from ssl_cert_server.acme.session import _identifier
-from ssl_cert_server.errors import CaProblem
+from ssl_cert_server.errors import AnswerLost, CaProblem
 from ssl_cert_server.pki.names import normalize_identifier
 from tests.support.fake_ca import problem
 from tests.unit.acme.conftest import Bench
@@ -168,5 +168,8 @@ async def test_a_refusal_without_it_is_told_at_once(offering: Bench) -> None:
 
 async def test_an_order_whose_answer_was_lost_replaces_for_the_first_time_only(offering: Bench) -> None:
     offering.ca.drop_after = {"newOrder"}
+    with pytest.raises(AnswerLost):
+        await offering.obtain("a.example", replaces=ARI_ID)
+    assert len(offering.ca.orders) == 1
     await offering.obtain("a.example", replaces=ARI_ID)
     assert [order.asked.get("replaces") for order in offering.ca.orders] == [ARI_ID, None]

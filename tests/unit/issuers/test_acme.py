@@ -29,6 +29,10 @@ from tests.unit.issuers.conftest import MakePlace, Place
 NAME = "a.example"
 
 
+async def announce() -> None:
+    """Nothing has to be stored before an order is placed."""
+
+
 class Issuance:
     """One instance of the server, and the open order that it keeps of the name."""
 
@@ -46,7 +50,9 @@ class Issuance:
         return certificate or await self.order(names=names)
 
     async def order(self, *, names: Sequence[str] = (NAME,), replaces: str | None = None) -> Certificate:
-        return await self.ca.issue(names, self.family, self._choice, replaces=replaces, on_order=self._keep)
+        return await self.ca.issue(
+            names, self.family, self._choice, replaces=replaces, before_order=announce, on_order=self._keep
+        )
 
     def _choice(self, name: str) -> list[ChallengeSolver]:
         return [self.responder]
@@ -98,7 +104,12 @@ async def test_an_order_that_cannot_be_kept_is_not_gone_on_with(issuance: Issuan
 
     with pytest.raises(StorageError, match="the disk is gone"):
         await issuance.ca.issue(
-            [NAME], issuance.family, lambda name: [issuance.responder], replaces=None, on_order=refused
+            [NAME],
+            issuance.family,
+            lambda name: [issuance.responder],
+            replaces=None,
+            before_order=announce,
+            on_order=refused,
         )
     assert "authz" not in fake_ca.requests
 
@@ -314,7 +325,14 @@ async def test_a_key_changed_elsewhere_meanwhile_costs_nothing(
             issuance.orders.append(order)
             await make_place().account.change_key()
 
-    await issuance.ca.issue([NAME], issuance.family, lambda name: [issuance.responder], replaces=None, on_order=keep)
+    await issuance.ca.issue(
+        [NAME],
+        issuance.family,
+        lambda name: [issuance.responder],
+        replaces=None,
+        before_order=announce,
+        on_order=keep,
+    )
     assert len(fake_ca.accounts) == 1
 
 

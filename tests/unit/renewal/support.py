@@ -13,6 +13,7 @@ from ssl_cert_server.renewal.stored import StoredCertificates
 from ssl_cert_server.renewal.upkeep import CertificateUpkeep
 from ssl_cert_server.service.attempts import Attempts
 from ssl_cert_server.service.issuance import AcmeCertificates
+from ssl_cert_server.service.name_states import NameStates
 from ssl_cert_server.service.policy import Policy, PolicyRules
 from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.storage.base import Due
@@ -43,9 +44,11 @@ class Instance:
         self.plan = RenewalPlan(self.storage, self.clock, renew_before)
         self.seen = SeenCertificates(self.plan, self.storage, self.clock)
         self.used: list[str] = []
+        states = NameStates(self.storage, self.clock)
         self.certificates = AcmeCertificates(
             self.storage,
-            Attempts(self.storage, self.ca, self.clock, deadline=300.0),
+            states,
+            Attempts(self.storage, states, self.ca, self.clock, deadline=300.0),
             Turns(32, self.clock),
             self.clock,
             upkeep=CertificateUpkeep(

@@ -12,6 +12,7 @@ from ssl_cert_server.renewal.preload import Preload
 from ssl_cert_server.service.attempts import Attempts
 from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.service.issuance import AcmeCertificates
+from ssl_cert_server.service.name_states import NameStates
 from ssl_cert_server.service.turns import Turns
 from tests.support.clock import ManualClock
 from tests.support.faulty_storage import FaultyStorage
@@ -29,9 +30,11 @@ class Room:
         self.clock = ManualClock()
         self.storage = FaultyStorage(self.clock)
         self.ca = ScriptedCa(self.clock)
+        states = NameStates(self.storage, self.clock)
         self.certificates = AcmeCertificates(
             self.storage,
-            Attempts(self.storage, self.ca, self.clock, deadline=300.0),
+            states,
+            Attempts(self.storage, states, self.ca, self.clock, deadline=300.0),
             Turns(32, self.clock),
             self.clock,
             upkeep=RecordingUpkeep(),

@@ -21,6 +21,7 @@ from tests.support.clock import AutoClock, ManualClock
 from tests.support.leaves import make_certificate
 
 BACKGROUND = {
+    "state.held",
     "managed.watch",
     "changes",
     "renewal",

@@ -22,6 +22,7 @@ from ssl_cert_server.errors import (
 from ssl_cert_server.model import Certificate, OpenOrder, Permission, Subject
 from ssl_cert_server.service.attempts import Attempts, Issued, Wanted
 from ssl_cert_server.service.budget.planner import Priority
+from ssl_cert_server.service.name_states import NameStates
 from ssl_cert_server.service.open_orders import OpenOrders
 from ssl_cert_server.service.records import IssuedRecord, load_record
 from ssl_cert_server.service.state import NameState, load_state
@@ -46,7 +47,8 @@ class Room:
         self.clock = AutoClock()
         self.storage = FaultyStorage(self.clock)
         self.ca = ScriptedCa(self.clock)
-        self.attempts = Attempts(self.storage, self.ca, self.clock, deadline=300.0)
+        self.states = NameStates(self.storage, self.clock)
+        self.attempts = Attempts(self.storage, self.states, self.ca, self.clock, deadline=300.0)
         self.lease: Lease | None = None
         self.subject = SUBJECT
         self.open_orders: list[int] = []
@@ -213,7 +215,7 @@ class NobodyAsked:
 async def _kept(it: Room, permission: Permission, error: Exception, state: NameState, times: int) -> list[bool]:
     """Tell of each of so many failures, of as many names, whether it is kept."""
     it.subject = replace(SUBJECT, permission=permission)
-    it.attempts = Attempts(it.storage, NobodyAsked(error), it.clock, deadline=300.0)
+    it.attempts = Attempts(it.storage, it.states, NobodyAsked(error), it.clock, deadline=300.0)
     kept = []
     for _ in range(times):
         with pytest.raises(BackingOff):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -160,9 +160,11 @@ class ScriptedAcme(AcmeCa):
         choice: ChallengeChoice,
         *,
         replaces: str | None,
+        before_order: Callable[[], Awaitable[None]],
         on_order: KeepOrder,
     ) -> Certificate:
         types = {name: tuple(solver.type for solver in choice(name)) for name in names}
+        await before_order()
         if self.refusals:
             raise self.refusals.pop(0)
         self.orders.append(Ordered(types, replaces, family))
@@ -201,6 +203,7 @@ class Room:
         self.cas = [ScriptedAcme(number) for number in range(1, len(limits) + 1)]
         self.health = [CaHealth(self.clock) for _ in self.cas]
         self.kept: list[OpenOrder] = []
+        self.announced = 0
         self.zones = Zones()
         challenges = Challenges(direct=[Solver("http-01"), Solver("tls-alpn-01")], dns01=self.zones)
         budget = Budget(self.storage, self.clock)
@@ -214,10 +217,13 @@ class Room:
         )
 
     async def issue(self, wanted: Wanted | None = None, order: OpenOrder | None = None) -> Issued:
-        self.open = OpenOrders([order] if order else [], self._save)
+        self.open = OpenOrders([order] if order else [], self)
         return await self.authorities.issue(wanted or want(), self.open)
 
-    async def _save(self, orders: tuple[OpenOrder, ...]) -> None:
+    async def announce_order(self, orders: tuple[OpenOrder, ...]) -> None:
+        self.announced += 1
+
+    async def save_orders(self, orders: tuple[OpenOrder, ...]) -> None:
         self.kept.append(orders[-1])
 
     @property

@@ -29,6 +29,7 @@ from ssl_cert_server.service import issuance
 from ssl_cert_server.service.attempts import ISSUANCE_DEADLINE, Attempts, Predecessor
 from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.service.issuance import _WAIT_DEADLINE, AcmeCertificates
+from ssl_cert_server.service.name_states import NameStates
 from ssl_cert_server.service.records import IssuedRecord
 from ssl_cert_server.service.state import NameState, load_state, save_state
 from ssl_cert_server.service.turns import Turns
@@ -69,9 +70,11 @@ class Instance:
         self.upkeep = RecordingUpkeep()
         self.gate = ScriptedGate()
         self.turns = Turns(32, clock)
+        self.states = NameStates(storage, clock)
         self.certificates = AcmeCertificates(
             storage,
-            Attempts(storage, ca, clock, deadline=ISSUANCE_DEADLINE),
+            self.states,
+            Attempts(storage, self.states, ca, clock, deadline=ISSUANCE_DEADLINE),
             self.turns,
             clock,
             ask=self.gate,
@@ -435,16 +438,16 @@ class TestFailures:
         assert (await it.state()).orders == (it.ca.orders[0],)
         assert it.ca.running == 0
 
-    async def test_a_failure_that_cannot_be_remembered_is_still_told(self, it: Fleet) -> None:
+    async def test_a_failure_that_cannot_be_stored_is_remembered_in_memory(self, it: Fleet) -> None:
         it.ca.gate.clear()
         it.ca.outcomes[NAME].append(REFUSED)
         asking = asyncio.create_task(it.one.obtain())
         await settle()
         it.storage.break_down("put", "check_writable")
         it.ca.gate.set()
-        with pytest.raises(StorageError):
+        with pytest.raises(BackingOff, match="the CA said no"):
             await asking
-        with pytest.raises(StorageError):
+        with pytest.raises(BackingOff, match="the CA said no"):
             await it.one.obtain()
         assert len(it.ca.calls) == 1
 
@@ -466,12 +469,14 @@ class TestStoringFails:
         it.storage.break_down("put", key=NAME)
         asking = asyncio.create_task(it.one.obtain())
         await it.clock.advance(20)
-        with pytest.raises(StorageError):
+        with pytest.raises(BackingOff, match="the disk is gone") as failure:
             await asking
         order = it.ca.orders[0]
-        assert await it.state() == NameState(orders=(order,))
+        assert (await it.state()).orders == (order,)
+        assert (await it.state()).failures == 0
         assert it.one.upkeep.written == []
         it.storage.repair()
+        await it.clock.advance(failure.value.retry_after)
         assert (await it.another().obtain()).names == {NAME}
         assert it.ca.calls == [(NAME, None), (NAME, order)]
         assert len(it.ca.orders) == 1

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from ssl_cert_server.service.readiness import Readiness
+from ssl_cert_server.storage.write_watch import WriteWatch
 from tests.support.clock import ManualClock
 from tests.support.faulty_storage import FaultyStorage
 
@@ -27,7 +28,7 @@ def clock() -> ManualClock:
 
 async def test_tells_why_storage_refuses_and_that_it_works_again(clock: ManualClock) -> None:
     storage = FaultyStorage(clock)
-    readiness = Readiness(storage, clock)
+    readiness = Readiness(WriteWatch(storage, clock), clock)
     assert await readiness.trouble() is None
     storage.break_down("check_writable")
     await clock.advance(2)
@@ -39,7 +40,7 @@ async def test_tells_why_storage_refuses_and_that_it_works_again(clock: ManualCl
 
 async def test_checks_at_most_every_two_seconds_however_many_ask(clock: ManualClock) -> None:
     storage = CountedStorage(clock)
-    readiness = Readiness(storage, clock)
+    readiness = Readiness(WriteWatch(storage, clock), clock)
     await asyncio.gather(*(readiness.trouble() for _ in range(100)))
     await clock.advance(1.9)
     await readiness.trouble()
@@ -51,7 +52,7 @@ async def test_checks_at_most_every_two_seconds_however_many_ask(clock: ManualCl
 
 async def test_trouble_is_remembered_as_long(clock: ManualClock) -> None:
     storage = CountedStorage(clock)
-    readiness = Readiness(storage, clock)
+    readiness = Readiness(WriteWatch(storage, clock), clock)
     storage.break_down("check_writable")
     assert await readiness.trouble() is not None
     storage.repair()

@@ -11,6 +11,7 @@ from ssl_cert_server.service.attempts import Attempts
 from ssl_cert_server.service.cache import AnswerCache
 from ssl_cert_server.service.certificates import Certificates
 from ssl_cert_server.service.issuance import AcmeCertificates
+from ssl_cert_server.service.name_states import NameStates
 from ssl_cert_server.service.policy import Policy, PolicyRules, Source
 from ssl_cert_server.service.refresh import Refresh
 from ssl_cert_server.service.staples import Staples
@@ -36,8 +37,11 @@ class Instance:
                 families=(KeyFamily.ECDSA, KeyFamily.RSA),
             )
         )
-        attempts = Attempts(self.storage, ScriptedCa(self.clock), self.clock, deadline=300.0)
-        acme = AcmeCertificates(self.storage, attempts, Turns(32, self.clock), self.clock, upkeep=RecordingUpkeep())
+        states = NameStates(self.storage, self.clock)
+        attempts = Attempts(self.storage, states, ScriptedCa(self.clock), self.clock, deadline=300.0)
+        acme = AcmeCertificates(
+            self.storage, states, attempts, Turns(32, self.clock), self.clock, upkeep=RecordingUpkeep()
+        )
         self.cache = AnswerCache(self.clock, 10_000_000)
         self.managed = ManagedCertificates(
             self.storage,

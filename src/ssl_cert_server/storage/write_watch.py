@@ -1,0 +1,142 @@
+"""Storage that remembers which kinds of write failed, so that nothing is begun whose outcome could not be stored."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import structlog
+
+from ssl_cert_server.clock import Clock
+from ssl_cert_server.errors import LeaseLost, StorageError
+from ssl_cert_server.storage.base import Due, Lease, Storage
+from ssl_cert_server.storage.wrapper import StorageWrapper
+
+_log = structlog.get_logger()
+
+PROBE = "~probe"
+"""The last segment of every key that is written only to see whether it can be; no host name holds such a character."""
+
+_VALUE = b"{}"
+_LEASE = 10.0
+_NEVER_DUE = 4e9
+"""Unix seconds of a due entry that is removed at once."""
+
+_BETWEEN_PROBES = 1.0
+_ORDER_FOLDERS = ("_state", "_issued")
+_ORDER_QUEUE = "renewal"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What is written: a ``value`` in a top-level folder, an ``entry`` in a queue, or a ``lease`` in a folder."""
+
+    what: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    reason: str
+    at: float
+    """Monotonic seconds."""
+
+
+class WriteWatch(StorageWrapper):
+    """``inner``, whose :meth:`check_writable` also asks for every kind of write that failed last.
+
+    A disk, a table or a folder may take one write and refuse another. After a write failed, ``check_writable`` raises
+    until a write of that kind worked: one of the server's own, or a probe that is made here.
+    """
+
+    def __init__(self, inner: Storage, clock: Clock) -> None:
+        super().__init__(inner)
+        self._clock = clock
+        self._failures: dict[_Kind, _Failure] = {}
+        self._probing = asyncio.Lock()
+        self._instance = uuid.uuid4().hex
+
+    async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:
+        async with self._watched(_Kind("value", _folder(key))):
+            await self._inner.put(key, value, lease=lease)
+
+    async def delete(self, key: str, *, lease: Lease | None = None) -> None:
+        async with self._watched(_Kind("value", _folder(key)), decides=False):
+            await self._inner.delete(key, lease=lease)
+
+    async def acquire(self, name: str, seconds: float) -> Lease | None:
+        async with self._watched(_Kind("lease", _folder(name))):
+            return await self._inner.acquire(name, seconds)
+
+    async def schedule(self, queue: str, entries: Sequence[Due]) -> None:
+        async with self._watched(_Kind("entry", queue)):
+            await self._inner.schedule(queue, entries)
+
+    async def check_writable(self) -> None:
+        await self._inner.check_writable()
+        async with self._probing:
+            for kind, failure in [*self._failures.items()]:
+                if self._clock.monotonic() - failure.at < _BETWEEN_PROBES:
+                    raise StorageError(failure.reason)
+                await self._probe(kind)
+
+    async def rehearse_order(self) -> None:
+        """Write, and remove, what an order needs: its state under a lease, its record, its entry in the due index.
+
+        :raises StorageError: one of these writes fails, or one of another kind failed last and fails again.
+        """
+        await self.check_writable()
+        lease = await self.acquire(f"probes/{self._instance}", _LEASE)
+        try:
+            for folder in _ORDER_FOLDERS:
+                await self._probe_value(folder, lease)
+            await self._probe_entry(_ORDER_QUEUE)
+        finally:
+            if lease is not None:
+                with suppress(StorageError):  # it lapses by itself
+                    await self.release(lease)
+
+    async def _probe(self, kind: _Kind) -> None:
+        if kind.what == "value":
+            await self._probe_value(kind.place, None)
+        elif kind.what == "entry":
+            await self._probe_entry(kind.place)
+        else:
+            lease = await self.acquire(_key(kind.place), _LEASE)
+            if lease is not None:
+                await self.release(lease)
+
+    async def _probe_value(self, folder: str, lease: Lease | None) -> None:
+        await self.put(_key(folder), _VALUE, lease=lease)
+        await self.delete(_key(folder), lease=lease)
+
+    async def _probe_entry(self, queue: str) -> None:
+        await self.schedule(queue, [Due(PROBE, _NEVER_DUE)])
+        await self.unschedule(queue, [PROBE])
+
+    @asynccontextmanager
+    async def _watched(self, kind: _Kind, *, decides: bool = True) -> AsyncIterator[None]:
+        """Remember what becomes of a write; where it does not decide, its success does not end a failure."""
+        try:
+            yield
+        except LeaseLost:
+            raise  # storage works: a peer took over
+        except StorageError as error:
+            if kind not in self._failures:
+                _log.error("storage.write_failed", kind=kind.what, place=kind.place or "/", reason=str(error))
+            self._failures[kind] = _Failure(str(error), self._clock.monotonic())
+            raise
+        if decides and self._failures.pop(kind, None) is not None:
+            _log.info("storage.write_works", kind=kind.what, place=kind.place or "/")
+
+
+def _folder(key: str) -> str:
+    """Return the top-level folder of a key; empty for a key at the top level."""
+    return key.partition("/")[0] if "/" in key else ""
+
+
+def _key(folder: str) -> str:
+    return f"{folder}/{PROBE}" if folder else PROBE
