@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 START = 1_800_000_000.0
 """Wall-clock time at which every test clock starts: 2027-01-15 08:00 UTC."""
+
+_T = TypeVar("_T")
 
 _TURNS = 20
 """Loop turns given to woken tasks, so that they reach their next wait before time moves on."""
@@ -59,6 +63,16 @@ class ManualClock:
             woken.set_result(None)
             await _settle()
         self._elapsed = end
+
+    async def run(self, work: Coroutine[Any, Any, _T], turns: int = 50) -> _T:
+        """Run work to its end; time moves on to the next sleeper whenever nothing happens for so many loop turns."""
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if not task.done() and self._sleepers:
+                await self.advance(max(0.0, self._sleepers[0][0] - self._elapsed))
+        return task.result()
 
 
 class AutoClock(ManualClock):

@@ -72,6 +72,10 @@ class FaultyStorage(MemoryStorage):
             self._check("list", folder)
             yield key
 
+    async def acquire(self, name: str, seconds: float) -> Lease | None:
+        self._check("acquire", name)
+        return await super().acquire(name, seconds)
+
     async def schedule(self, queue: str, entries: Sequence[Due]) -> None:
         self._check("schedule", queue)
         await super().schedule(queue, entries)

@@ -25,6 +25,7 @@ _ANSWERED_ELSEWHERE = (
 _REMEDIES = tuple(
     (re.compile(pattern), remedy)
     for pattern, remedy in (
+        (r"^can't \w+ ", "storage refused a write: see that it has room, and that the server may write all of it"),
         (
             r"_acme-challenge|\bTXT record|\bDNS challenge|authoritative name server|no dns-01 provider"
             r"|^(?:rfc2136|lexicon:\S+|httpreq|acme-dns): |^\S+ (?:present|cleanup) \S+\. ",
@@ -192,6 +193,8 @@ async def _history(subject: Subject, storage: Storage, now: float) -> list[str]:
     state = await load_state(storage, subject.cert_key)
     lines = []
     lines += [f"open:   order {order.order_url}; the next attempt goes on with it" for order in state.orders]
+    if state.placing_at:
+        lines.append(f"open:   an order is being placed since {_time(state.placing_at)}, unless its server died")
     if state.error and not state.failures:
         lines.append(f"waits:  {_time(state.failed_at)}: {state.error}")
     elif state.error:

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from ssl_cert_server.errors import LeaseLost
+from ssl_cert_server.errors import BackingOff, LeaseLost
 from ssl_cert_server.model import OpenOrder
-from ssl_cert_server.service.state import NameState, load_state, save_state
+from ssl_cert_server.service.state import NameState, check_not_backing_off, load_state, save_state, settle_interrupted
 from ssl_cert_server.storage.base import Lease
 from ssl_cert_server.storage.memory import MemoryStorage
-from tests.support.clock import ManualClock
+from tests.support.clock import START, ManualClock
 
 ORDER = OpenOrder("https://ca.test/directory", "https://ca.test/order/1", "-----BEGIN EC PRIVATE KEY-----")
 KEY = "_state/a.com"
@@ -32,6 +32,7 @@ async def _lease(storage: MemoryStorage) -> Lease:
         NameState(failures=3, failed_at=1_799_999_940.25, retry_at=1_800_000_000.5, error="the CA said: nö"),
         NameState(orders=(ORDER,), expected_at=6.5, troubles=7),
         NameState(1, 2.0, 3.0, "four", (ORDER, replace(ORDER, directory_url="other", placed_at=5.5))),
+        NameState(placing_at=1_800_000_000.5),
     ],
 )
 async def test_round_trip(storage: MemoryStorage, state: NameState) -> None:
@@ -104,6 +105,27 @@ async def test_it_is_written_under_the_lease(storage: MemoryStorage) -> None:
     for state in (NameState(failures=1), NameState()):
         with pytest.raises(LeaseLost):
             await save_state(storage, "a.com", state, lost)
+
+
+@pytest.mark.parametrize(("failures", "troubles", "pause"), [(0, 0, 60), (0, 1, 600), (1, 0, 600), (3, 3, 600)])
+def test_an_order_that_was_being_placed_backs_off(failures: int, troubles: int, pause: float) -> None:
+    state = NameState(failures, 5.0, 6.0, "before", (ORDER,), troubles=troubles, placing_at=START)
+    settled = settle_interrupted(state)
+    assert (settled.failures, settled.troubles) == (failures, troubles + 1)
+    assert (settled.failed_at, settled.retry_at) == (START, START + pause)
+    assert (settled.orders, settled.placing_at) == ((ORDER,), 0.0)
+    with pytest.raises(BackingOff, match="the CA's answer is not known"):
+        check_not_backing_off("a.com", settled, START + pause - 1)
+    check_not_backing_off("a.com", settled, START + pause)
+
+
+def test_what_was_not_interrupted_stays_as_it_is() -> None:
+    state = NameState(1, 2.0, 3.0, "four", (ORDER,))
+    assert settle_interrupted(state) is state
+
+
+def test_an_order_that_is_just_being_placed_keeps_nobody_from_waiting_for_it() -> None:
+    check_not_backing_off("a.com", NameState(placing_at=START), START)
 
 
 def test_the_private_key_of_an_order_is_not_in_its_repr() -> None:

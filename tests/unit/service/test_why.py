@@ -108,6 +108,7 @@ async def test_what_is_stored_and_of_no_use(storage: FaultyStorage, names: list[
         ("HTTP 403: rejectedIdentifier: policy", "configure another CA"),
         ("POST https://ca.test/order: ConnectError: refused", "see that this machine reaches it"),
         ("no account: HTTP 403: unauthorized: deactivated", "lets this server have no account"),
+        ("can't write _challenges/http-01: [Errno 28] No space left on device", "see that it has room"),
         ("a.com points to 192.0.2.9, which is none of public_ips", "have the owner of the name point it here"),
     ],
 )
@@ -138,6 +139,11 @@ async def test_an_open_order_is_told_without_its_key(storage: FaultyStorage) -> 
     said = await why("a.com", storage)
     assert "open:   order https://ca.test/order/1" in said
     assert "secret" not in said
+
+
+async def test_an_order_that_is_being_placed_is_told(storage: FaultyStorage) -> None:
+    await _keep(storage, NameState(placing_at=START))
+    assert "an order is being placed since 2027-01-15 08:00:00 UTC" in await why("a.com", storage)
 
 
 async def test_the_certificate_of_another_family(storage: FaultyStorage) -> None:

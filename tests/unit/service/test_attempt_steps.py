@@ -1,0 +1,253 @@
+"""Whatever single step of an attempt fails: at most one order for the name, then back-off, and no order beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+import structlog
+
+from ssl_cert_server.errors import StorageError
+from ssl_cert_server.model import Certificate
+from ssl_cert_server.service.state import load_state
+from ssl_cert_server.storage.memory import MemoryStorage
+from tests.support.attempt_steps import NAME, Killed, Stepped, break_log
+from tests.support.clock import ManualClock
+from tests.support.fake_ca import FakeCa
+from tests.support.loop_time import settle
+
+REQUESTS = 10
+BACK_OFF = 700.0
+"""Seconds: more than the first and second back-off, and than the pause of a CA that failed."""
+
+LEASE = 31.0
+
+Step = Callable[[], Awaitable[Any]]
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    async def at_once(work: Callable[..., Any], *arguments: Any) -> Any:
+        return work(*arguments)
+
+    # Time moves on where nothing happens: what a thread does must not look like that.
+    monkeypatch.setattr(asyncio, "to_thread", at_once)
+    break_log()
+    yield
+    structlog.reset_defaults()
+
+
+class Scene:
+    """What is stored, a CA, and instances that come and go."""
+
+    def __init__(self, *, renews: bool) -> None:
+        self.clock = ManualClock()
+        self.shared = MemoryStorage(self.clock)
+        self.ca = FakeCa()
+        self.instances: list[Stepped] = []
+        self.instance = self.start()
+        self._renews = renews
+        self.replaced = ""
+
+    async def begin(self) -> None:
+        """Have an account, and a certificate to renew where the scene is a renewal; neither is a step to break."""
+        if self._renews:
+            certificate = await self.clock.run(self.instance.ask())
+            assert certificate is not None
+            self.replaced = certificate.fingerprint
+            self.ca.orders.clear()
+        self.instance.steps.taken.clear()
+        self.instance.steps.learned_of_order = False
+
+    def start(self) -> Stepped:
+        self.instance = Stepped(self.shared, self.ca, self.clock)
+        self.instances.append(self.instance)
+        return self.instance
+
+    async def ask(self) -> Certificate | None:
+        return await self.clock.run(self.instance.ask(self.replaced))
+
+    async def restart(self) -> None:
+        """As after a crash or a stop: another instance, once the leases of the first one lapsed."""
+        self.instance.steps.dead = True
+        await self.instance.close()
+        self.start()
+        await self.clock.advance(LEASE)
+
+    async def settle(self) -> Certificate:
+        """Everything works again, and every back-off ends."""
+        self.instance.storage.writable = True
+        storing = asyncio.create_task(self.instance.states.run())
+        await self.clock.advance(LEASE)
+        storing.cancel()
+        for _ in range(3):
+            await self.clock.advance(BACK_OFF)
+            certificate = await self.ask()
+            if certificate is not None:
+                return certificate
+        raise AssertionError("no certificate in the end")
+
+    async def close(self) -> None:
+        for instance in self.instances:
+            instance.steps.dead = False
+            await instance.close()
+
+
+Strike = Callable[[Scene, Step, str], Awaitable[Any]]
+
+
+async def fails(_: Scene, __: Step, what: str) -> Any:
+    """It is not done."""
+    raise httpx2.ConnectError("refused") if what.startswith("CA ") else StorageError(f"can't {what}")
+
+
+async def fails_after(_: Scene, step: Step, what: str) -> Any:
+    """It is done, but nobody learns of it."""
+    await step()
+    raise httpx2.ReadError("lost") if what.startswith("CA ") else StorageError(f"can't {what}: no answer in 30 s")
+
+
+async def fails_from_then(scene: Scene, _: Step, what: str) -> Any:
+    """No write works any more."""
+    scene.instance.storage.writable = False
+    raise httpx2.ReadError("lost") if what.startswith("CA ") else StorageError(f"can't {what}")
+
+
+async def fails_from_after(scene: Scene, step: Step, _: str) -> Any:
+    """It is done, then no write works any more."""
+    done = await step()
+    scene.instance.storage.writable = False
+    return done
+
+
+async def loses_its_lease(scene: Scene, step: Step, _: str) -> Any:
+    """A peer takes the name's lease over, finds nothing to do, and lets go of it."""
+    name = f"certificates/{NAME}"
+    if name in scene.shared._leases:
+        scene.shared._last_token += 1
+        scene.shared._leases[name] = (scene.shared._last_token, 0.0)
+    return await step()
+
+
+def cancelled(before: bool) -> Strike:
+    async def strike(scene: Scene, step: Step, _: str) -> Any:
+        for task in scene.instance.certificates._issuances._tasks.values():
+            asyncio.get_running_loop().call_soon(task.cancel)
+        if before:
+            await settle()
+        done = await step()
+        await settle()
+        return done
+
+    strike.__name__ = f"cancelled_{'before' if before else 'after'}"
+    return strike
+
+
+def killed(before: bool) -> Strike:
+    async def strike(scene: Scene, step: Step, _: str) -> Any:
+        if not before:
+            await step()
+        scene.instance.steps.dead = True
+        raise Killed
+
+    strike.__name__ = f"killed_{'before' if before else 'after'}"
+    return strike
+
+
+KINDS: list[Strike] = [
+    fails,
+    fails_after,
+    fails_from_then,
+    fails_from_after,
+    loses_its_lease,
+    cancelled(before=True),
+    cancelled(before=False),
+    killed(before=True),
+    killed(before=False),
+]
+
+
+async def count_steps(*, renews: bool) -> list[str]:
+    scene = Scene(renews=renews)
+    await scene.begin()
+    assert await scene.ask() is not None
+    taken = [*scene.instance.steps.taken]
+    await scene.close()
+    return taken
+
+
+async def play(kind: Strike, at: int, *, renews: bool) -> None:
+    """Break one step, ask ten times within the back-off, then end the fault, and ask until there is a certificate."""
+    scene = Scene(renews=renews)
+    await scene.begin()
+
+    async def strike(step: Step, what: str) -> Any:
+        return await kind(scene, step, what)
+
+    scene.instance.steps.at = at
+    scene.instance.steps.strike = strike
+    try:
+        certificate = await scene.ask()
+    except Killed:
+        certificate = None
+    if kind.__name__.startswith(("killed", "cancelled")):
+        await scene.restart()
+    backs_off = kind.__name__.startswith("fails") and certificate is None and len(scene.ca.orders) == 1
+    requests = len(scene.ca.requests)
+    for _ in range(REQUESTS):
+        certificate = certificate or await scene.ask()
+    where = f"{kind.__name__} at step {at}, {scene.instances[0].steps.taken[at - 1]!r}"
+    assert not backs_off or len(scene.ca.requests) == requests, where
+    assert len(scene.ca.orders) <= 1, where
+    survived = not kind.__name__.startswith("killed") and scene.instances[0].steps.learned_of_order
+    learned = survived or (await load_state(scene.shared, NAME)).orders
+    if certificate is None:
+        certificate = await scene.settle()
+    assert NAME in certificate.names
+    # Another order may follow only where the CA's answer to the first one was lost.
+    assert len(scene.ca.orders) <= (1 if learned else 2), where
+    assert await scene.shared.get(NAME) == certificate.stored, where
+    assert (await load_state(scene.shared, NAME)).retry_at <= scene.clock.now(), where
+    await scene.close()
+
+
+@pytest.mark.parametrize("renews", [False, True], ids=["new", "renewal"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+async def test_one_order_whatever_step_fails(kind: Strike, renews: bool) -> None:
+    steps = await count_steps(renews=renews)
+    assert [step for step in steps if step == "CA newOrder"] == ["CA newOrder"]
+    for at in range(1, len(steps) + 1):
+        await play(kind, at, renews=renews)
+
+
+@pytest.mark.parametrize("renews", [False, True], ids=["new", "renewal"])
+async def test_one_order_whatever_log_line_fails(renews: bool) -> None:
+    scenes = [Scene(renews=renews)]
+    await scenes[0].begin()
+    lines = break_log()
+    await scenes[0].ask()
+    assert "acme.order.created" in lines
+    for at, line in enumerate(lines, 1):
+        break_log()
+        scenes.append(Scene(renews=renews))
+        await scenes[-1].begin()
+        break_log(at)
+        for _ in range(REQUESTS):
+            await scenes[-1].ask()
+        assert len(scenes[-1].ca.orders) <= 1, line
+        await scenes[-1].settle()
+        assert len(scenes[-1].ca.orders) == 1, line
+    for scene in scenes:
+        await scene.close()
+
+
+async def test_what_an_order_needs_is_stored_before_it_is_placed() -> None:
+    steps = await count_steps(renews=False)
+    before = steps[: steps.index("CA newOrder")]
+    assert f"put _state/{NAME}" in before
+    assert "schedule renewal" in before
+    after = steps[steps.index("CA newOrder") + 1 :]
+    assert after[0] == f"put _state/{NAME}"

@@ -1,0 +1,169 @@
+"""States of names: in storage, and in memory where storage fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from structlog.testing import capture_logs
+
+from ssl_cert_server.errors import LeaseLost, StorageError
+from ssl_cert_server.model import OpenOrder
+from ssl_cert_server.service import name_states
+from ssl_cert_server.service.name_states import NameStates
+from ssl_cert_server.service.state import NameState, load_state, save_state
+from ssl_cert_server.storage.base import Lease
+from tests.support.clock import START, ManualClock
+from tests.support.faulty_storage import FaultyStorage
+
+NAME = "a.com"
+ORDER = OpenOrder("https://ca.test/directory", "https://ca.test/order/1", "key", placed_at=START)
+FAILED = NameState(failures=1, failed_at=START, retry_at=START + 60, error="the CA said no", orders=(ORDER,))
+
+
+class Room:
+    """One instance's states, under a name's lease."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.storage = FaultyStorage(self.clock)
+        self.states = NameStates(self.storage, self.clock)
+        self.running = asyncio.create_task(self.states.run())
+
+    async def lease(self, name: str = NAME) -> Lease:
+        lease = await self.storage.acquire(f"certificates/{name}", 1e9)
+        assert lease is not None
+        return lease
+
+    async def hold(self, state: NameState = FAILED, name: str = NAME) -> None:
+        """Have a state that can't be stored, and storage work again."""
+        lease = await self.lease(name)
+        self.storage.break_down("put")
+        with pytest.raises(StorageError):
+            await self.states.keep(name, state, lease)
+        self.storage.repair()
+        await self.storage.release(lease)
+
+    async def stored(self) -> NameState:
+        return await load_state(self.storage, NAME)
+
+
+@pytest.fixture
+async def it() -> AsyncIterator[Room]:
+    room = Room()
+    yield room
+    assert not room.running.done()
+    room.running.cancel()
+
+
+async def test_what_is_saved_is_loaded(it: Room) -> None:
+    await it.states.save(NAME, FAILED, await it.lease())
+    assert await it.states.load(NAME) == await it.stored() == FAILED
+    assert not it.states.holds(NAME)
+
+
+async def test_what_cannot_be_stored_counts_all_the_same(it: Room) -> None:
+    await it.hold()
+    assert it.states.holds(NAME)
+    assert await it.states.load(NAME) == FAILED
+    assert await it.stored() == NameState()
+
+
+async def test_what_need_not_be_remembered_is_not_held(it: Room) -> None:
+    lease = await it.lease()
+    it.storage.break_down("put")
+    with pytest.raises(StorageError):
+        await it.states.save(NAME, FAILED, lease)
+    assert not it.states.holds(NAME)
+
+
+async def test_a_state_under_a_lost_lease_is_held(it: Room) -> None:
+    lease = await it.lease()
+    it.storage.steal(lease.name)
+    with pytest.raises(LeaseLost):
+        await it.states.keep(NAME, FAILED, lease)
+    assert await it.states.load(NAME) == FAILED
+
+
+async def test_a_write_that_was_cancelled_is_held(it: Room) -> None:
+    class Stuck(FaultyStorage):
+        async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:
+            await asyncio.Event().wait()
+
+    states = NameStates(Stuck(it.clock), it.clock)
+    writing = asyncio.create_task(states.keep(NAME, FAILED, await it.lease()))
+    await it.clock.advance(0)
+    writing.cancel()
+    await asyncio.wait([writing])
+    assert states.holds(NAME)
+
+
+async def test_it_is_stored_once_that_works(it: Room) -> None:
+    await it.hold()
+    with capture_logs() as logs:
+        await it.clock.advance(10)
+    assert await it.stored() == FAILED
+    assert not it.states.holds(NAME)
+    assert [log["event"] for log in logs] == ["state.stored"]
+
+
+async def test_storing_is_tried_ever_less_often(it: Room) -> None:
+    await it.hold()
+    it.storage.break_down("put")
+    with capture_logs() as logs:
+        await it.clock.advance(3600)
+    assert 30 < len([log for log in logs if log["event"] == "state.not_stored"]) < 60
+    it.storage.repair()
+    await it.clock.advance(120)
+    assert await it.stored() == FAILED
+
+
+async def test_a_name_that_somebody_works_on_is_left_to_them(it: Room) -> None:
+    await it.hold()
+    lease = await it.lease()
+    await it.clock.advance(60)
+    assert it.states.holds(NAME)
+    await it.storage.release(lease)
+    await it.clock.advance(60)
+    assert await it.stored() == FAILED
+
+
+async def test_what_a_peer_stored_later_stays_with_the_order_of_both(it: Room) -> None:
+    await it.hold()
+    elsewhere = OpenOrder("https://ca-2.test/directory", "https://ca-2.test/order/1", "key", placed_at=START + 5)
+    later = replace(FAILED, failures=7, failed_at=START + 5, orders=(elsewhere,))
+    await save_state(it.storage, NAME, later, lease := await it.lease())
+    await it.storage.release(lease)
+    merged = await it.states.load(NAME)
+    assert merged == replace(later, orders=(ORDER, elsewhere))
+    await it.clock.advance(10)
+    assert await it.stored() == merged
+
+
+async def test_an_order_that_a_peer_is_placing_stays_announced(it: Room) -> None:
+    await it.hold()
+    await save_state(it.storage, NAME, NameState(placing_at=START + 5), lease := await it.lease())
+    await it.storage.release(lease)
+    assert (await it.states.load(NAME)).placing_at == START + 5
+
+
+async def test_the_announcement_of_an_order_that_is_known_by_now_ends(it: Room) -> None:
+    await save_state(it.storage, NAME, NameState(placing_at=START - 1), lease := await it.lease())
+    await it.storage.release(lease)
+    await it.hold(replace(FAILED, placing_at=0.0))
+    assert await it.states.load(NAME) == FAILED
+
+
+async def test_memory_is_bounded_and_no_order_is_placed_beyond(it: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(name_states, "_MOST_HELD", 3)
+    for number in range(3):
+        it.states.check_room()
+        await it.hold(replace(FAILED, orders=()), f"n{number}.com")
+    with pytest.raises(StorageError, match="3 names wait"):
+        it.states.check_room()
+    await it.hold(replace(FAILED, orders=()), "one-too-many.com")
+    assert not it.states.holds("one-too-many.com")
+    await it.hold(FAILED, "with-an-order.com")
+    assert it.states.holds("with-an-order.com")
