@@ -38,7 +38,6 @@ from tests.support.clock import ManualClock
 from tests.support.fake_ca import FakeCa
 
 NAME = "a.example"
-_SUBJECT = Subject(NAME, (NAME,))
 _LIMITS = CaLimits(
     new_orders=Limit(20, 3600.0), per_registered_domain=None, per_exact_set=None, failed_authorizations=Limit(5, 3600.0)
 )
@@ -83,7 +82,8 @@ class SteppedStorage(MemoryStorage):
         self.__dict__.update(shared.__dict__)
         self._shared = shared
         self._steps = steps
-        self.writable = True
+        self.refuses: Callable[[str], bool] = lambda _: False
+        """Tells of a write, in the words of its step, whether it fails."""
 
     async def get(self, key: str) -> bytes | None:
         return await self._steps.step(f"get {key}", lambda: self._shared.get(key))
@@ -111,7 +111,7 @@ class SteppedStorage(MemoryStorage):
 
     async def _write(self, what: str, work: Callable[[], Awaitable[_T]]) -> _T:
         async def written() -> _T:
-            if not self.writable:
+            if self.refuses(what):
                 raise StorageError(f"can't {what}: the disk is gone")
             return await work()
 
@@ -161,12 +161,13 @@ class Stepped:
             upkeep=CertificateUpkeep(plan, None, storage, on_stored=lambda *_: None),
         )
 
-    async def ask(self, renews: str = "") -> Certificate | None:
+    async def ask(self, renews: str = "", name: str = NAME) -> Certificate | None:
         """Ask as a handshake does, or as a renewal of the certificate with this fingerprint; None where it failed."""
+        subject = Subject(name, (name,))
         try:
             if renews:
-                return await self.certificates.renew(_SUBJECT, renews)
-            return await self.certificates.obtain(NAME, _SUBJECT)
+                return await self.certificates.renew(subject, renews)
+            return await self.certificates.obtain(name, subject)
         except (CertServerError, asyncio.CancelledError, RuntimeError):
             return None
 

@@ -79,7 +79,7 @@ class Scene:
 
     async def settle(self) -> Certificate:
         """Everything works again, and every back-off ends."""
-        self.instance.storage.writable = True
+        self.instance.storage.refuses = lambda _: False
         storing = asyncio.create_task(self.instance.states.run())
         await self.clock.advance(LEASE)
         storing.cancel()
@@ -112,14 +112,14 @@ async def fails_after(_: Scene, step: Step, what: str) -> Any:
 
 async def fails_from_then(scene: Scene, _: Step, what: str) -> Any:
     """No write works any more."""
-    scene.instance.storage.writable = False
+    scene.instance.storage.refuses = lambda _: True
     raise httpx2.ReadError("lost") if what.startswith("CA ") else StorageError(f"can't {what}")
 
 
 async def fails_from_after(scene: Scene, step: Step, _: str) -> Any:
     """It is done, then no write works any more."""
     done = await step()
-    scene.instance.storage.writable = False
+    scene.instance.storage.refuses = lambda _: True
     return done
 
 
@@ -251,3 +251,25 @@ async def test_what_an_order_needs_is_stored_before_it_is_placed() -> None:
     assert "schedule renewal" in before
     after = steps[steps.index("CA newOrder") + 1 :]
     assert after[0] == f"put _state/{NAME}"
+
+
+TOP_LEVEL = ("put n", "put ~")
+BEFORE_ORDERS = ("put _state/", "put _budgets/", "schedule renewal", "acquire budgets/")
+
+
+@pytest.mark.parametrize("refused", [*BEFORE_ORDERS, "put _challenges/", "put _issued/", TOP_LEVEL])
+async def test_no_order_is_placed_for_other_names_after_a_write_failed(refused: str | tuple[str, ...]) -> None:
+    scene = Scene(renews=False)
+    await scene.begin()
+    scene.instance.storage.refuses = lambda what: what.startswith(refused)
+    names = [f"n{number}.example" for number in range(5)]
+    for name in names:
+        await scene.clock.run(scene.instance.ask(name=name))
+        await scene.clock.advance(2)
+    assert len(scene.ca.orders) == (0 if refused in BEFORE_ORDERS else 1)
+    scene.instance.storage.refuses = lambda _: False
+    await scene.clock.advance(BACK_OFF)
+    for name in names:
+        assert await scene.clock.run(scene.instance.ask(name=name)) is not None
+    assert len(scene.ca.orders) == len(names)
+    await scene.close()
