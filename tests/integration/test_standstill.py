@@ -86,8 +86,8 @@ def test_a_stopped_process_that_holds_the_lock_stops_neither_stored_names_nor_re
     with CertServer(tmp_path / "one", config, port=http_port, directory=shared) as one:
         fill(one, pebble)
     with (
-        CertServer(tmp_path / "one", config, port=http_port, directory=shared) as one,
         stopped_with_lock(shared / ".lock", tmp_path / "stopped.log") as stopped,
+        CertServer(tmp_path / "one", config, port=http_port, directory=shared) as one,  # it starts all the same
     ):
         check_served_from_storage_while_new_names_are_refused(one, pebble)
         check_not_ready(one, stopped.pid)

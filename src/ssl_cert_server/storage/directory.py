@@ -54,7 +54,7 @@ class DirectoryStorage:
         with translated(root, "open"):
             create_folder(root, parents=True)
             _warn_if_open_to_others(root)
-            self._leases = DirectoryLeases(root, instance, clock, Call().until)
+            self._leases = DirectoryLeases(root, instance, clock)
             self._files.look_around(self._leases.is_alive)
             self._place = Place(root, self._leases.mark)
         self._index = DirectoryIndex(root, self._place, clock)
@@ -175,7 +175,7 @@ class DirectoryStorage:
         for threads in (self._reading, self._writing, self._locking):
             threads.join()
         self._index.close()
-        self._leases.close(Call().until)
+        self._leases.close()
 
     def _path(self, key: str) -> Path:
         return self._root.joinpath(*check_key(key))

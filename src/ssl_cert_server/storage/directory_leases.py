@@ -6,6 +6,7 @@ free at once. Times are the machine's monotonic clock: all instances on it share
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import LeaseLost
 from ssl_cert_server.files import read_regular
 from ssl_cert_server.storage.base import Lease
-from ssl_cert_server.storage.directory_locks import FileLock, is_locked, lock_file
+from ssl_cert_server.storage.directory_locks import FileLock, is_locked
 from ssl_cert_server.storage.folders import create_file, create_folder, identity, make_folder
 
 _MAX_RECORD = 4096
@@ -34,8 +35,8 @@ class _Record:
 class DirectoryLeases:
     """Blocking calls: the backend runs them in its threads."""
 
-    def __init__(self, root: Path, instance: str, clock: Clock, until: float) -> None:
-        """``until``, here and below, ends the wait for the lock."""
+    def __init__(self, root: Path, instance: str, clock: Clock) -> None:
+        """The lock isn't taken for this, so that an instance starts while another is stopped with it."""
         self._folder = root / "_leases"
         create_folder(self._folder)
         self._lock = FileLock(root / ".lock")
@@ -44,18 +45,19 @@ class DirectoryLeases:
         self._clock = clock
         self.mark = self._holder_path(instance)
         """The file that tells that this instance is alive; no other directory has one of that name."""
-        with self._lock.held(until):
-            self._remove_dead_holders()
-            self._alive = lock_file(self.mark, until)
+        self._lock.make()
+        self._remove_dead_holders()
+        self._alive = self._make_mark()
 
     def acquire(self, name: str, seconds: float, until: float) -> Lease | None:
+        """``until`` (``time.monotonic``), here and below, ends the wait for the lock."""
         path = self._folder / name
         make_folder(path.parent, durable=False)  # before the lock is held, which is to be held for moments only
         with self._lock.held(until):
             record = _load(path)
             if record and record.until > self._clock.monotonic() and self.is_alive(record.holder):
                 return None
-            self._stay_alive(until)
+            self._stay_alive()
             lease = Lease(name, self._next_token())
             self._store(lease, seconds)
             return lease
@@ -91,9 +93,9 @@ class DirectoryLeases:
         with self._lock.held(until), suppress(FileNotFoundError):
             self._replace(self._last_token, read_regular(self._last_token, _MAX_RECORD))
 
-    def close(self, until: float) -> None:
+    def close(self) -> None:
         """Let go of everything; where the directory can't be written any more, a later start removes our file."""
-        with suppress(OSError), self._lock.held(until):
+        with suppress(OSError):
             self.mark.unlink(missing_ok=True)
         os.close(self._alive)
 
@@ -141,14 +143,27 @@ class DirectoryLeases:
     def _holder_path(self, instance: str) -> Path:
         return self._folder / f".holder-{instance}"
 
-    def _stay_alive(self, until: float) -> None:
+    def _make_mark(self) -> int:
+        """Create the file that tells that this instance is alive: it is locked before anybody sees it."""
+        temporary = self._folder / f".tmp-{self._instance}-mark"
+        temporary.unlink(missing_ok=True)
+        descriptor = create_file(temporary)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            temporary.replace(self.mark)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _stay_alive(self) -> None:
         """Put our file back where somebody removed it, or copied the directory."""
         with suppress(FileNotFoundError):
             found = os.fstat(self._alive)
             if identity(self.mark) == (found.st_dev, found.st_ino):
                 return
         make_folder(self._folder, durable=False)
-        before, self._alive = self._alive, lock_file(self.mark, until)
+        before, self._alive = self._alive, self._make_mark()
         os.close(before)
 
     def _remove_dead_holders(self) -> None:

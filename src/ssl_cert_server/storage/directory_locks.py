@@ -34,6 +34,13 @@ class FileLock:
         self._path = path
         self._turn = threading.Lock()
 
+    def make(self) -> None:
+        """Create the file where it is missing.
+
+        :raises OSError: it can't be opened.
+        """
+        os.close(_open(self._path))
+
     @contextmanager
     def held(self, until: float) -> Iterator[None]:
         """Hold the lock during the block. ``until`` (``time.monotonic``) ends the wait for it.
@@ -74,10 +81,10 @@ def lock_file(path: Path, until: float) -> int:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process holds the lock on a file, which must exist."""
-    descriptor = open_regular(path, os.O_RDWR)
+    """Return whether a process holds the exclusive lock on a file, which must exist; those who ask don't count."""
+    descriptor = open_regular(path)
     try:
-        return not _try_lock(descriptor)
+        return not _try_lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
 
@@ -139,9 +146,9 @@ def _open(path: Path) -> int:
     return descriptor
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

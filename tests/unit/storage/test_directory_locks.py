@@ -16,7 +16,7 @@ from ssl_cert_server.errors import StorageError
 from ssl_cert_server.storage import directory_threads, leasing
 from ssl_cert_server.storage.base import Due, Lease
 from ssl_cert_server.storage.directory import DirectoryStorage
-from ssl_cert_server.storage.directory_locks import FileLock, lock_holders
+from ssl_cert_server.storage.directory_locks import FileLock, is_locked, lock_holders
 from tests.support.clock import START, ManualClock
 
 PATIENCE = 0.3
@@ -100,11 +100,24 @@ async def test_a_lock_that_comes_free_in_time_is_had(storage: DirectoryStorage, 
     assert await waiting is not None
 
 
-async def test_opening_a_directory_ends_as_well(
-    storage: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+async def test_another_instance_opens_the_directory_reads_it_and_closes_it_meanwhile(
+    storage: DirectoryStorage, root: Path
 ) -> None:
-    with locked(root / ".lock"), pytest.raises(StorageError, match=r"can't open .*\.lock\): it is locked by process"):
-        DirectoryStorage(root, ManualClock())
+    with locked(root / ".lock"):
+        peer = DirectoryStorage(root, ManualClock())
+        assert await peer.get("key") == b"value"
+        await peer.close()
+    assert len([*(root / "_leases").glob(".holder-*")]) == 1
+
+
+async def test_looking_whether_a_holder_is_alive_makes_none_look_alive(storage: DirectoryStorage, root: Path) -> None:
+    dead = root / "_leases" / ".holder-dead"
+    dead.write_bytes(b"")
+    with dead.open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)  # as another instance does at the same moment
+        assert not is_locked(dead)
+    [alive] = [path for path in dead.parent.glob(".holder-*") if path != dead]
+    assert is_locked(alive)
 
 
 async def test_the_indexs_lock_is_named_as_well(storage: DirectoryStorage, root: Path) -> None:
