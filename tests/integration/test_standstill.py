@@ -136,3 +136,20 @@ def test_the_indexs_lock_held_by_a_stopped_process_does_the_same(
             stopped.resume()
             wait_until(lambda: one.get("/readyz").status == 200)
             check_each_is_ordered_once(pebble, len(KNOWN) + len(NEW), one)
+
+
+def test_a_lock_that_is_taken_away_in_the_middle_of_issuances_has_none_ordered_twice(
+    tmp_path: Path, pebble: Pebble, http_port: int, config: dict[str, object]
+) -> None:
+    with CertServer(tmp_path / "one", config, port=http_port) as one:
+        with asked(one, NEW) as replies:
+            wait_until(lambda: pebble.order_count() > len(NEW) / 4)
+            with stopped_with_lock(one.directory / ".lock", tmp_path / "stopped.log") as stopped:
+                statuses = {reply.result().status for reply in replies.values()}
+                assert 500 in statuses, "some could not be stored"
+                stopped.resume()
+                wait_until(lambda: not stopped.running)
+        wait_until(lambda: one.get("/readyz").status == 200)
+        with asked(one, NEW) as replies:
+            assert 200 in {reply.result().status for reply in replies.values()}
+        assert pebble.order_count() <= len(NEW), "the others go on with the orders they have, after a back-off"
