@@ -11,7 +11,7 @@
     ├── InvalidCertificate       whoever made it: key and chain that can't be used
     ├── LookupFailed             nobody: DNS gave no usable answer
     ├── StorageError             the operator: storage refused, is full, or is gone
-    │   ├── LeaseLost              nobody: another instance took over this work
+    │   ├── LeaseLost              nobody: another instance took over this work, or may have
     │   └── NotOpened              the operator: a value is sealed with a key unknown here, or damaged
     ├── Unavailable              nobody: ask again after ``retry_after`` seconds
     │   ├── BackingOff             the name failed lately and isn't tried before then
@@ -110,7 +110,7 @@ class StorageError(CertServerError):
 
 
 class LeaseLost(StorageError):
-    """The lease lapsed and another holder took over; the write was refused."""
+    """The lease lapsed, and another holder took over or may have; what was to be done under it was not."""
 
 
 class NotOpened(StorageError):
