@@ -10,6 +10,8 @@ import typer
 from ssl_cert_server import __version__
 from ssl_cert_server.cli import account, check_config, generate_self_signed, local_ca, revoke, run, storage, why
 from ssl_cert_server.errors import CertServerError, ConfigError
+from ssl_cert_server.server.logs import log_uncaught_exceptions, set_up_logs
+from ssl_cert_server.server.standard_streams import take_over_standard_streams
 
 app = typer.Typer(
     name="ssl-cert-server",
@@ -53,6 +55,9 @@ def _with_command(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the command line; the exit code is 2 for a wrong configuration or usage, 1 for any other failure."""
+    # First of all, so that nothing can be logged or printed before.
+    set_up_logs(take_over_standard_streams().write, colors=sys.stderr.isatty())
+    log_uncaught_exceptions()
     try:
         app(_with_command(sys.argv[1:]))
     except ConfigError as error:
