@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import string
-import sys
 import threading
 from collections.abc import Callable, MutableMapping
-from types import TracebackType
 from typing import Any
 
 import structlog
@@ -41,11 +39,6 @@ def set_up_logs(write: Callable[[str], object], *, colors: bool) -> None:
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING, force=True)
-
-
-def log_uncaught_exceptions() -> None:
-    """Log what ends the process or one of its threads, instead of printing it with the secrets it may hold."""
-    sys.excepthook = _log_crash
     threading.excepthook = _log_thread_crash
 
 
@@ -138,13 +131,6 @@ def _message(record: logging.LogRecord) -> object:
         return record.getMessage()
     except Exception:  # noqa: BLE001 - the arguments don't fit the text, or can't be shown
         return record.msg
-
-
-def _log_crash(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
-    if issubclass(kind, Exception):
-        _log.error("process.crashed", exc_info=(kind, error, tb))
-    else:
-        sys.__excepthook__(kind, error, tb)
 
 
 def _log_thread_crash(crash: threading.ExceptHookArgs) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TextIO
@@ -51,7 +50,7 @@ def make_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
     return run
 
 
-_TAKEN_OVER = ((sys, "stdin"), (sys, "stdout"), (sys, "stderr"), (sys, "excepthook"), (threading, "excepthook"))
+_TAKEN_OVER = ((sys, "stdin"), (sys, "stdout"), (sys, "stderr"))
 """What ``main`` changes in the process for good."""
 
 

@@ -13,7 +13,7 @@ import structlog
 
 from ssl_cert_server.model import KeyType
 from ssl_cert_server.pki.keys import generate_key, key_to_pem
-from ssl_cert_server.server.logs import log_uncaught_exceptions, redact, set_up_logs
+from ssl_cert_server.server.logs import redact, set_up_logs
 from tests.support.logs import logging_put_back
 
 KEY = key_to_pem(generate_key(KeyType.ECDSA_P256)).decode()
@@ -239,40 +239,16 @@ class TestNoLogCallRaises:
                 assert not any(part[:20] in line() for part in SECRETS)
 
 
-class TestUncaughtExceptions:
-    """What ends the process, or a thread of it, is logged as everything else."""
+def test_what_ends_a_thread_is_logged_without_secrets() -> None:
+    lines: list[str] = []
+    set_up_logs(lines.append, colors=False)
 
-    @pytest.fixture
-    def lines(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-        monkeypatch.setattr(threading, "excepthook", threading.excepthook)
-        lines: list[str] = []
-        set_up_logs(lines.append, colors=False)
-        log_uncaught_exceptions()
-        return lines
+    def fail() -> None:
+        raise ValueError(f"parsing {KEY} failed")
 
-    def test_of_the_process(self, lines: list[str]) -> None:
-        try:
-            raise ValueError(f"parsing {KEY} failed")
-        except ValueError as error:
-            sys.excepthook(type(error), error, error.__traceback__)
-        (line,) = lines
-        assert "event=process.crashed" in line
-        assert "ValueError: parsing [redacted]" in line
-        assert KEY_LINE not in line
-
-    def test_of_a_thread(self, lines: list[str]) -> None:
-        def fail() -> None:
-            raise ValueError(f"parsing {KEY} failed")
-
-        thread = threading.Thread(target=fail, name="worker 1")
-        thread.start()
-        thread.join()
-        (line,) = lines
-        assert 'event=thread.crashed thread="worker 1"' in line
-        assert "ValueError: parsing [redacted]" in line
-
-    def test_ctrl_c_is_left_to_python(self, lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-        sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
-        assert lines == []
-        assert "KeyboardInterrupt" in capsys.readouterr().err
+    thread = threading.Thread(target=fail, name="worker 1")
+    thread.start()
+    thread.join()
+    (line,) = lines
+    assert 'event=thread.crashed thread="worker 1"' in line
+    assert "ValueError: parsing [redacted]" in line
