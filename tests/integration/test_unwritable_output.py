@@ -74,20 +74,15 @@ def test_a_command_whose_result_is_its_output_fails_in_one_line(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "redirection", "code"),
-    [
-        (["local-ca", "root"], "<&- >&- 2>&-", 1),
-        (["local-ca", "root"], ">&{pipe} 2>&{pipe}", 1),
-        (["check-config", "-c", "missing"], "2>/dev/full", 2),
-        (["no-command"], "2>&{pipe}", 2),
-    ],
+    ("arguments", "redirection"),
+    [(["check-config", "-c", "missing"], "2>/dev/full"), (["no-command"], "2>&{pipe}")],
     ids=str,
 )
 def test_where_standard_error_cannot_be_written_either_the_exit_code_is_left(
-    tmp_path: Path, arguments: list[str], redirection: str, code: int
+    tmp_path: Path, arguments: list[str], redirection: str
 ) -> None:
     done = command(tmp_path, redirection, *arguments)
-    assert done.returncode == code
+    assert done.returncode == 2
     assert done.stdout + done.stderr == ""
 
 
