@@ -5,6 +5,7 @@
     CertServerError
     ├── ConfigError              the operator: the configuration file is wrong
     ├── StartError               the operator: the server can't start here
+    ├── OutputFailed             the operator: standard output can't be written
     ├── RequestError             the client: nothing to retry, the question is wrong
     │   ├── InvalidName            not a host name we could answer for
     │   └── NotPermitted           no rule of the configuration covers the name
@@ -83,6 +84,10 @@ class ConfigError(CertServerError):
 
 class StartError(CertServerError):
     """The server can't start here: a port is taken, a directory isn't writable."""
+
+
+class OutputFailed(CertServerError):
+    """Standard output can't be written: it is closed, full, or nobody reads it any more."""
 
 
 class RequestError(CertServerError):
