@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -78,17 +80,38 @@ def locked(file: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def failing_calls(process: Process, call: str, error: str, log: Path) -> AbstractContextManager[None]:
+    """Have a system call fail in a running process; skip the test where this machine lets no process be traced."""
+    if reason := _why_not_traced():
+        pytest.skip(f"needs strace to attach to a process, which is refused here: {reason}")
+    return _failing_calls(process.pid, call, error, log)
+
+
 @contextmanager
-def failing_calls(process: Process, call: str, error: str, log: Path) -> Iterator[None]:
-    """Have a system call fail in a running process; skip the test where the machine refuses to trace one."""
-    strace = shutil.which("strace")
-    assert strace is not None, "strace is not in PATH: run `tools/setup test`, or `make test`"
-    options = ["-f", "-e", f"trace={call}", "-e", f"inject={call}:error={error}"]
-    with Process([strace, *options, "-p", str(process.pid)], log) as tracer:
+def _failing_calls(pid: int, call: str, error: str, log: Path) -> Iterator[None]:
+    options = ["-f", "-e", f"trace={call}", "-e", f"inject={call}:error={error}", "-p", str(pid)]
+    with Process([_strace(), *options], log) as tracer:
         wait_until(lambda: " attached" in tracer.text or not tracer.running)
-        if not tracer.running:
-            pytest.skip(f"needs strace to attach to a process, which is refused here: {tracer.text[-200:]}")
+        assert tracer.running, tracer.text
         yield
+
+
+@functools.cache
+def _why_not_traced() -> str:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Process(["sleep", "60"], Path(folder, "sleep.log")) as traced,
+        Process([_strace(), "-p", str(traced.pid)], Path(folder, "strace.log")) as tracer,
+    ):
+        wait_until(lambda: " attached" in tracer.text or not tracer.running)
+        return "" if tracer.running else tracer.text.strip()
+
+
+def _strace() -> str:
+    found = shutil.which("strace")
+    if found is None:
+        raise RuntimeError("strace is not in PATH: run `tools/setup test`, or `make test`")
+    return found
 
 
 # --- PostgreSQL
