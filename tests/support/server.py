@@ -154,6 +154,11 @@ def loaded_dice(says: float) -> tuple[str, str]:
     return changed_program(f"import ssl_cert_server.clock; ssl_cert_server.clock.SystemClock.random = lambda _: {says}")
 
 
+def backing_off_for(seconds: float) -> str:
+    """Return the change for :func:`changed_program` that has every name that failed back off for so long."""
+    return f"import ssl_cert_server.service.backoff as backoff; backoff._DELAYS = ({seconds},) * 4"
+
+
 def acme_config(directory_url: str, ca_bundle: Path, **more: Any) -> dict[str, Any]:
     """Configuration that issues through one CA; ``more`` holds further top-level keys.
 
