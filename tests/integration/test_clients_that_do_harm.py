@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import resource
@@ -67,6 +68,14 @@ def is_open(connection: socket.socket) -> bool:
     """Whether the server still has the connection open; what it sent stays unread."""
     state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     return state == 1  # TCP_ESTABLISHED
+
+
+def status(connection: socket.socket) -> int:
+    """Read one answer to the end, and return its status."""
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    response.read()
+    return response.status
 
 
 def poll(server: CertServer, wait: int) -> bytes:
@@ -211,3 +220,26 @@ class TestFileDescriptors:
         assert server.cert("hot.test").status == 200
         assert server.log.count("connections.not_accepted") == 1
         assert "Traceback" not in server.log
+
+    @pytest.fixture
+    def issuing(self, tmp_path: Path) -> Iterator[CertServer]:
+        """A server with one name in memory, and one that it would ask a CA for; nobody listens there."""
+        nobody = {"acme": [{"directory_url": "https://127.0.0.1:9/directory"}], "domains": ["new.example.com"]}
+        yield from started(CertServer(tmp_path / "issuing", {**LOCAL_CA, **nobody, "preflight": {"caa": False}}))
+
+    def test_storage_without_a_descriptor_fails_in_words_and_works_again(
+        self, issuing: CertServer, clients: Clients
+    ) -> None:
+        connection = clients.connect(issuing, HOT)
+        assert status(connection) == 200
+        pid, usual = issuing.process.pid, resource.prlimit(issuing.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, usual[1]))
+        new, readyz = HOT.replace(b"hot.test", b"new.example.com"), HOT.replace(b"cert/hot.test", b"readyz")
+        for request, expected in [(new, 500), (HOT, 200), (ORDINARY, 200), (readyz, 503), (HOT, 200)]:
+            connection.sendall(request)
+            assert status(connection) == expected
+        assert "Too many open files" in issuing.log
+        assert "Traceback" not in issuing.log
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+        wait_until(lambda: issuing.get("/readyz").status == 200)
+        assert issuing.cert("hot.test").status == 200
