@@ -14,12 +14,12 @@ from ssl_cert_server.challenges import client_hello, tlsalpn01, tlsalpn01_listen
 from ssl_cert_server.challenges.dns01 import changes
 from ssl_cert_server.dns import resolver
 from ssl_cert_server.http import changes as polls
-from ssl_cert_server.http import protocol
+from ssl_cert_server.http import connection, load, protocol
 from ssl_cert_server.issuers import managed
 from ssl_cert_server.ocsp import exchange
 from ssl_cert_server.renewal import staples as asked_staples
 from ssl_cert_server.renewal import worker
-from ssl_cert_server.server import compose, run
+from ssl_cert_server.server import compose, descriptors, run
 from ssl_cert_server.service import (
     ask,
     attempts,
@@ -119,6 +119,10 @@ LIMITS = {
     "a tls-alpn-01 challenge's wait for its name": f"{tlsalpn01.TURN_DEADLINE:.0f} s",
     "a request's size": f"{protocol.MAX_MESSAGE // 1024} KiB",
     "a request's arrival": f"{protocol.MESSAGE_DEADLINE:.0f} s",
+    "an answer that isn't read": f"{connection.SEND_DEADLINE:.0f} s",
+    "bytes held for clients that send faster than they read": f"{load.MAX_HELD // MIB} MiB",
+    "HTTP connections at once": f"{descriptors.AMPLE.connections}",
+    "requests that wait": f"{descriptors.AMPLE.waiting}",
     "an idle connection": f"{run._KEEP_ALIVE} s",
     "waiting for a certificate while the server stops": f"{run._PATIENCE} s",
     "stopping": f"{run._DRAIN} s",
@@ -134,7 +138,7 @@ LIMITS = {
     "a responder's answer": f"{exchange.MAX_BODY // 1024} KiB",
     "questions to responders side by side": f"{asked_staples._SIDE_BY_SIDE}",
     "staples in memory": f"{staples._KEPT}",
-    "clients that wait for changes": f"{news._MAX_WAITING}",
+    "clients that wait for changes": f"{news.MAX_WAITING}",
     "a wait for changes": f"{polls.LONGEST_WAIT:.0f} s",
     "changes that are remembered": f"{base.CHANGES_KEPT}",
 }

@@ -14,7 +14,8 @@ ROOT = Path(ssl_cert_server.__file__).parent
 PACKAGE = ROOT.name
 
 ORDER = [
-    {"errors", "files", "model", "clock"},
+    {"errors", "files", "model", "clock", "log_interval"},
+    {"acceptor"},
     {"pki"},
     {"acme"},
     {"storage"},

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Protocol
 
 import structlog
 
+from ssl_cert_server.acceptor import Acceptor
 from ssl_cert_server.challenges.client_hello import ClientHello, ClientHelloReader
 from ssl_cert_server.challenges.tlsalpn01 import TlsAlpn01Responder
 from ssl_cert_server.challenges.tlsalpn01_handshake import ACME_TLS, ChallengeHandshake
@@ -18,7 +19,7 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
 
 CONNECTIONS = 100
-"""Connections at once; those beyond are closed as they come."""
+"""Connections at once, where nothing bounds them further; those beyond are closed as they come."""
 
 DEADLINE = 10.0
 """Seconds for a connection, from its beginning to its end."""
@@ -51,11 +52,12 @@ class TlsAlpn01Listener:
     Strangers who connect cause no log lines, but for one a minute where they leave no room for the CA.
     """
 
-    def __init__(self, responder: TlsAlpn01Responder, clock: Clock) -> None:
+    def __init__(self, responder: TlsAlpn01Responder, clock: Clock, connections: int = CONNECTIONS) -> None:
+        """``connections`` are served at once at most."""
+        self._max_open = connections
         self._responder = responder
         self._clock = clock
         self._open = 0
-        self._serving = False
         self._quiet_until: dict[str, float] = {}
 
     async def serve(self, listeners: Sequence[socket.socket]) -> None:
@@ -64,33 +66,31 @@ class TlsAlpn01Listener:
         The sockets stay the caller's: they can be served again.
         """
         async with asyncio.TaskGroup() as group, AsyncExitStack() as stack:
-            self._serving = True
-            stack.callback(self._stop)
-            for listener in listeners:
-                server = await asyncio.start_server(partial(self._accept, group), sock=listener.dup())
-                stack.callback(server.close)
+            acceptor = Acceptor(partial(self._accept, group), self._make_room)
+            stack.callback(acceptor.close)
+            acceptor.start(listeners)
             await asyncio.get_running_loop().create_future()  # until it is cancelled
 
-    def _stop(self) -> None:
-        self._serving = False
-
-    def _accept(self, group: asyncio.TaskGroup, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not self._serving or self._open >= CONNECTIONS:
-            writer.transport.abort()
-            if self._serving and self._may_tell("busy"):
-                _log.warning("tls_alpn01.busy", connections=CONNECTIONS)
+    def _accept(self, group: asyncio.TaskGroup, connection: socket.socket) -> None:
+        if self._open >= self._max_open:
+            connection.close()
+            if self._may_tell("busy"):
+                _log.warning("tls_alpn01.busy", connections=self._max_open)
             return
         self._open += 1
-        task = group.create_task(self._attend(reader, writer))
-        task.add_done_callback(lambda _: self._leave(writer))
+        task = group.create_task(self._attend(connection))
+        task.add_done_callback(lambda _: self._leave(connection))
 
-    def _leave(self, writer: asyncio.StreamWriter) -> None:
+    def _leave(self, connection: socket.socket) -> None:
         self._open -= 1
-        writer.transport.abort()
+        connection.close()
 
-    async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _make_room(self) -> None:
+        """Close nothing: each connection ends within :data:`DEADLINE`."""
+
+    async def _attend(self, connection: socket.socket) -> None:
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(DEADLINE), _streams(connection) as (reader, writer):
                 await self.talk(reader, writer)
                 writer.close()
                 await writer.wait_closed()
@@ -130,6 +130,19 @@ class TlsAlpn01Listener:
             return False
         self._quiet_until[what] = now + _TOLD_EVERY
         return True
+
+
+@asynccontextmanager
+async def _streams(connection: socket.socket) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Open an accepted connection as streams, and abort it in the end."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await loop.connect_accepted_socket(lambda: protocol, connection)
+    try:
+        yield reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+    finally:
+        transport.abort()
 
 
 async def _hello(reader: Reader, hello_reader: ClientHelloReader) -> ClientHello | None:

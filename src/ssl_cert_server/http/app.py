@@ -16,6 +16,7 @@ from ssl_cert_server.challenges.http01 import Http01Responder
 from ssl_cert_server.errors import CertServerError, DeadlineExceeded, Overloaded, RequestError, Unavailable
 from ssl_cert_server.http.certs import CertEndpoints
 from ssl_cert_server.http.changes import ChangesEndpoint
+from ssl_cert_server.service.flights import Flights
 from ssl_cert_server.service.readiness import Readiness
 
 _log = structlog.get_logger()
@@ -42,6 +43,7 @@ def make_app(
     certs: CertEndpoints, changes: ChangesEndpoint, http01: Http01Responder, readiness: Readiness
 ) -> Starlette:
     """Put the endpoints together."""
+    checks: Flights[str | None] = Flights(1)
 
     async def challenge(request: Request) -> Response:
         key_authorization = await http01.answer(request.path_params["token"])
@@ -53,7 +55,8 @@ def make_app(
         return PlainTextResponse("ok\n")
 
     async def readyz(_: Request) -> Response:
-        trouble = await readiness.trouble()
+        # A check that began goes on without its client: others would otherwise begin as many as clients hang up.
+        trouble = await checks.join("readyz", readiness.trouble)
         if trouble is not None:
             _log.warning("readyz.not_ready", reason=trouble)
             return PlainTextResponse("storage can't be written\n", 503)

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with bounds on what a stranger can make it hold, and a fast lane for hot names.
+"""The HTTP protocol of a connection: bounds on one request, and a fast lane for hot names.
 
 A hot ``GET /cert/{name}`` is answered from finished bytes as soon as its headers are read: no task, no ASGI, no
 framework. Whatever is unusual about a request sends it the ordinary way.
@@ -14,6 +14,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from ssl_cert_server.http.connection import PIECE, BoundedConnection
+from ssl_cert_server.http.load import Load
 from ssl_cert_server.service.answer import Answer
 
 MAX_MESSAGE = 64 * 1024
@@ -29,8 +31,8 @@ _UNUSUAL = frozenset({b"if-none-match", b"content-length", b"transfer-encoding",
 Lookup = Callable[[str], Answer | None]
 
 
-class CertServerProtocol(HttpToolsProtocol):
-    """One connection. ``hot`` is set by :func:`protocol_class`."""
+class CertServerProtocol(BoundedConnection):
+    """One connection. ``hot`` and ``load`` are set by :func:`protocol_class`."""
 
     hot: Lookup
 
@@ -57,6 +59,9 @@ class CertServerProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if len(data) > PIECE or self._held or self.pipeline:
+            self.receive_later(data)
+            return
         self._began = False
         super().data_received(data)
         # The piece in which a message begins may hold whole ones before it; the parser bounds what it reads of it.
@@ -86,7 +91,7 @@ class CertServerProtocol(HttpToolsProtocol):
         self._stop_message_timer()
         if self._answered:
             self._answered = False
-            self.on_response_complete()
+            HttpToolsProtocol.on_response_complete(self)  # nothing is queued behind it, and the connection stays open
         else:
             super().on_message_complete()
 
@@ -128,12 +133,19 @@ class CertServerProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._message_timer = None
-        if self._busy():
+        if self._busy() or self._held:
             self._start_message_timer()  # an earlier request's answer is still to come
         elif not self.transport.is_closing():
             self.transport.close()
+            self._watch_sending()
+
+    def idle_since(self) -> float | None:
+        """Return the loop's time since when no whole request is under way, or None where one is."""
+        if self._message_timer is not None and not self.serves():
+            return self._message_timer.when() - MESSAGE_DEADLINE
+        return super().idle_since()
 
 
-def protocol_class(hot: Lookup) -> type[CertServerProtocol]:
+def protocol_class(hot: Lookup, load: Load) -> type[CertServerProtocol]:
     """Make the class to give uvicorn; ``hot`` gives the finished answer for a name that is in memory."""
-    return type("BoundCertServerProtocol", (CertServerProtocol,), {"hot": staticmethod(hot)})
+    return type("BoundCertServerProtocol", (CertServerProtocol,), {"hot": staticmethod(hot), "load": load})

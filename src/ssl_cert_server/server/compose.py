@@ -16,6 +16,7 @@ from ssl_cert_server.config.schema import Config
 from ssl_cert_server.http.app import make_app
 from ssl_cert_server.http.certs import CertEndpoints
 from ssl_cert_server.http.changes import ChangesEndpoint
+from ssl_cert_server.http.load import Load
 from ssl_cert_server.http.protocol import CertServerProtocol, protocol_class
 from ssl_cert_server.issuers.base import Issuer
 from ssl_cert_server.issuers.local_ca import LocalCa
@@ -32,6 +33,7 @@ from ssl_cert_server.renewal.staples import StapleWorker
 from ssl_cert_server.renewal.stored import StoredCertificates
 from ssl_cert_server.renewal.upkeep import CertificateUpkeep
 from ssl_cert_server.renewal.worker import RenewalWorker
+from ssl_cert_server.server.descriptors import AMPLE, Bounds
 from ssl_cert_server.server.engine import open_engine
 from ssl_cert_server.service.ask import Ask
 from ssl_cert_server.service.cache import AnswerCache
@@ -66,7 +68,8 @@ class Parts:
     """What :mod:`~ssl_cert_server.server.run` needs.
 
     The application, its protocol, the work in the background, what knows the tls-alpn-01 challenges where those are
-    enabled, what ends the wait of those who only wait for news, and of those who still wait for a certificate.
+    enabled, what ends the wait of those who only wait for news, and of those who still wait for a certificate, and the
+    bounds on connections.
     """
 
     app: Starlette
@@ -75,10 +78,11 @@ class Parts:
     tls_alpn01: TlsAlpn01Responder | None
     stop_polls: Callable[[], None]
     give_up: Callable[[], Awaitable[None]]
+    bounds: Bounds
 
 
 @asynccontextmanager
-async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
+async def compose(config: Config, clock: Clock, bounds: Bounds = AMPLE) -> AsyncIterator[Parts]:
     """Build everything, and take it apart again in the opposite order.
 
     :raises StorageError: storage can't be opened.
@@ -125,7 +129,7 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
         stack.push_async_callback(staples.close)
         responder = Responder(await stack.enter_async_context(open_http_client()), clock)
         refresh = Refresh(policy, cache, certificates, staples, acme, managed, storage)
-        news = News(storage, refresh.names_of)
+        news = News(storage, refresh.names_of, bounds.polls)
         found = StoredCertificates(acme, storage, policy)
         background = {
             "managed.watch": managed.watch,
@@ -150,11 +154,12 @@ async def compose(config: Config, clock: Clock) -> AsyncIterator[Parts]:
                 engine.http01,
                 Readiness(storage, clock),
             ),
-            protocol=protocol_class(cache.get),
+            protocol=protocol_class(cache.get, Load(bounds.connections, bounds.waiting)),
             background=background,
             tls_alpn01=engine.tls_alpn01,
             stop_polls=news.close,
             give_up=certificates.close,
+            bounds=bounds,
         )
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import structlog
 import uvicorn
@@ -19,7 +20,10 @@ from ssl_cert_server.clock import Clock, SystemClock
 from ssl_cert_server.config.addresses import ListenAddress, TcpAddress
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.errors import CertServerError
+from ssl_cert_server.http.protocol import CertServerProtocol
+from ssl_cert_server.server.admission import Admission
 from ssl_cert_server.server.compose import Parts, compose
+from ssl_cert_server.server.descriptors import bounds, raise_limit
 from ssl_cert_server.server.pid_file import pid_file
 from ssl_cert_server.server.sockets import bind
 
@@ -42,7 +46,7 @@ def run(config: Config, announce: Callable[[list[ListenAddress]], None]) -> None
 
 
 async def _serve(config: Config, clock: Clock, announce: Callable[[list[ListenAddress]], None]) -> None:
-    async with compose(config, clock) as parts:
+    async with compose(config, clock, bounds(raise_limit())) as parts:
         server = _Server(_uvicorn_config(parts), stop_polls=parts.stop_polls, give_up=parts.give_up)
         # Before anybody can see that it runs: whoever sees it may signal it.
         with _signals(server):
@@ -68,7 +72,7 @@ def _challenge_listener(
     listeners = bind(config.challenges.tls_alpn01.listen)
     try:
         if parts.tls_alpn01 is not None and listeners:
-            listener = TlsAlpn01Listener(parts.tls_alpn01, clock)
+            listener = TlsAlpn01Listener(parts.tls_alpn01, clock, parts.bounds.tls_alpn01)
             yield {"tls_alpn01": lambda: listener.serve(listeners)}
         else:
             yield {}
@@ -86,10 +90,23 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._stop_polls = stop_polls
         self._give_up = give_up
+        self._admission: Admission | None = None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections; uvicorn's own way is uvloop's, which ends where descriptors run out."""
+        self.servers = []
+        protocol = cast("type[CertServerProtocol]", self.config.http_protocol_class)
+        self._admission = Admission(
+            lambda: protocol(self.config, self.server_state, self.lifespan.state),
+            self.server_state.connections,
+            protocol.load,
+        )
+        self._admission.start(sockets or [])
+        self.started = True
 
     def stop(self) -> None:
         """Stop accepting and drain; asked a second time, stop at once."""
@@ -98,6 +115,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain: who waits for news alone is let go, who waits for an issuance is told to come back towards the end."""
+        if self._admission is not None:
+            self._admission.close()
         self._stop_polls()
         giving_up = asyncio.create_task(self._give_up_late())
         try:

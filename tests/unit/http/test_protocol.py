@@ -10,13 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
+from structlog.testing import capture_logs
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from ssl_cert_server.errors import StorageError
+from ssl_cert_server.http import load as load_module
+from ssl_cert_server.http.connection import PIECE, SEND_DEADLINE
+from ssl_cert_server.http.load import Load
 from ssl_cert_server.http.protocol import MAX_MESSAGE, MESSAGE_DEADLINE, CertServerProtocol, protocol_class
 from ssl_cert_server.model import KeyFamily
 from ssl_cert_server.service.answer import Answer
+from ssl_cert_server.service.news import NameChanges
 from tests.support.leaves import make_certificate
 from tests.support.loop_time import LoopTime, settle
 from tests.unit.http.support import Site
@@ -34,11 +39,14 @@ class FakeTransport(asyncio.Transport):
         self.written = bytearray()
         self.writes = 0
         self.reading = True
+        self.unsent = 0
+        self.aborted = False
+        self.reset = False
         self.protocol: asyncio.BaseProtocol | None = None
         self._closing = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return {"peername": ("127.0.0.1", 50000), "sockname": ("127.0.0.1", 8999)}.get(name, default)
+        return self if name == "socket" else default
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not self._closing:  # what comes later is lost, as on a real one
@@ -51,8 +59,31 @@ class FakeTransport(asyncio.Transport):
     def close(self) -> None:
         if not self._closing:
             self._closing = True
-            assert self.protocol
-            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
+            if not self.unsent:
+                self._end()
+
+    def setsockopt(self, *_: object) -> None:
+        self.reset = True
+
+    def getpeername(self) -> tuple[str, int]:
+        return ("127.0.0.1", 50000)
+
+    def getsockname(self) -> tuple[str, int]:
+        return ("127.0.0.1", 8999)
+
+    def fileno(self) -> int:
+        return -1  # no poll reports anything of it
+
+    def abort(self) -> None:
+        self.aborted = self._closing = True
+        self._end()
+
+    def _end(self) -> None:
+        assert self.protocol
+        asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -95,7 +126,7 @@ def parse_responses(data: bytes) -> list[Response]:
 class Connection:
     """A client's connection to the server; ``by_app`` counts the requests that took the ordinary way."""
 
-    def __init__(self, site: Site, hot: Callable[[str], Answer | None] | None = None) -> None:
+    def __init__(self, site: Site, hot: Callable[[str], Answer | None] | None = None, load: Load | None = None) -> None:
         self.by_app = 0
         self._site = site
         self.transport = FakeTransport()
@@ -112,7 +143,7 @@ class Connection:
             access_log=False,
             timeout_keep_alive=KEEP_ALIVE,
         )
-        bound = protocol_class(hot or site.cache.get)
+        bound = protocol_class(hot or site.cache.get, load or Load())
         self.protocol: CertServerProtocol = bound(config, state, {})
         self.transport.protocol = self.protocol
         self.protocol.connection_made(self.transport)
@@ -302,6 +333,219 @@ async def test_while_the_client_does_not_read_requests_take_the_ordinary_way_and
     connection.protocol.resume_writing()
     await settle()
     assert [response.status for response in connection.responses] == [200]
+
+
+HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: s\r\n\r\n"
+COLD = REQUEST.replace(b"a.com", b"cold.com")
+
+
+async def work_off() -> None:
+    for _ in range(100):
+        await settle()
+
+
+class TestPipelines:
+    """Requests that are sent before earlier ones are answered."""
+
+    @pytest.mark.parametrize("piece", [1, 100, 511, 512, 513, 10_000])
+    async def test_thousands_are_answered_in_their_order(self, site: Site, piece: int) -> None:
+        connection = Connection(site)
+        requests = (HEALTHZ + REQUEST * 3 + HEALTHZ) * 100
+        await connection.feed(*(requests[at : at + piece] for at in range(0, len(requests), piece)))
+        await work_off()
+        bodies = [response.body == b"ok\n" for response in connection.responses]
+        assert bodies == [True, False, False, False, True] * 100
+        assert connection.transport.reading
+
+    async def test_a_turn_of_the_loop_answers_a_few(self, site: Site) -> None:
+        connection = Connection(site)
+        connection.protocol.data_received(REQUEST * 1000)
+        assert 0 < connection.transport.writes <= PIECE // len(REQUEST)
+        assert not connection.transport.reading
+        await work_off()
+        assert connection.transport.writes == 1000
+
+    @pytest.mark.parametrize("request_bytes", [REQUEST, HEALTHZ])
+    async def test_another_connection_has_its_turn_meanwhile(self, site: Site, request_bytes: bytes) -> None:
+        load = Load()
+        busy = [Connection(site, load=load) for _ in range(50)]
+        for connection in busy:
+            connection.protocol.data_received(request_bytes * 1000)
+        other = Connection(site, load=load)
+        await other.feed(HEALTHZ)
+        assert len(other.responses) == 1
+        assert all(connection.transport.writes < 1000 for connection in busy)
+        for connection in busy:
+            connection.protocol.connection_lost(None)
+        await settle()
+
+    async def test_behind_one_that_waits_few_are_parsed(self, site: Site) -> None:
+        connection = Connection(site)
+        site.acme.gate.clear()
+        await connection.feed(COLD, *[b"GET / HTTP/1.1\r\n\r\n" * 100] * 100)
+        assert len(connection.protocol.pipeline) <= PIECE // 18
+        assert not connection.transport.reading
+        site.acme.gate.set()
+        for _ in range(50):
+            await work_off()
+        assert len(connection.responses) == 10_001
+
+    async def test_while_the_client_does_not_read_nothing_is_parsed(self, site: Site) -> None:
+        connection = Connection(site)
+        connection.protocol.data_received(REQUEST * 1000)
+        connection.protocol.pause_writing()
+        await work_off()
+        written = connection.transport.writes
+        assert written <= 3 * PIECE // len(REQUEST)
+        connection.protocol.resume_writing()
+        await work_off()
+        assert connection.transport.writes == 1000
+
+    async def test_what_is_held_is_bounded_over_all_connections(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(load_module, "MAX_HELD", 60_000)
+        load = Load()
+        connections = [Connection(site, load=load) for _ in range(3)]
+        for connection in connections:
+            connection.protocol.pause_writing()
+            connection.protocol.data_received(REQUEST * 1000)
+        assert [connection.transport.aborted for connection in connections] == [True, True, False]
+        assert connections[0].transport.reset
+
+
+class TestUnreadAnswers:
+    """Clients that don't read."""
+
+    async def test_without_progress_the_connection_is_reset(self, site: Site) -> None:
+        time, connection = LoopTime(), Connection(site)
+        connection.transport.unsent = 70_000
+        connection.protocol.pause_writing()
+        await time.advance(SEND_DEADLINE - 1)
+        assert not connection.closed
+        await time.advance(2)
+        assert connection.transport.aborted
+        assert connection.transport.reset
+
+    async def test_a_slow_client_keeps_it(self, site: Site) -> None:
+        time, connection = LoopTime(), Connection(site)
+        await connection.feed(REQUEST)
+        connection.transport.unsent = 70_000
+        connection.protocol.pause_writing()
+        for _ in range(5):
+            connection.transport.unsent -= 1
+            await time.advance(SEND_DEADLINE + 1)
+        connection.protocol.resume_writing()
+        await time.advance(SEND_DEADLINE + 1)
+        assert not connection.closed
+
+    @pytest.mark.parametrize("end", [b"GET /healthz HTTP/1.0\r\n\r\n", b"garbage\r\n\r\n"])
+    async def test_a_connection_that_is_closed_does_not_stay_for_them(self, site: Site, end: bytes) -> None:
+        time, connection = LoopTime(), Connection(site)
+        connection.transport.unsent = 10_000
+        await connection.feed(end)
+        assert connection.closed
+        assert not connection.transport.aborted
+        await time.advance(SEND_DEADLINE + 1)
+        assert connection.transport.aborted
+
+
+class TestRequestsWhoseClientHasGone:
+    """A wait ends with its connection."""
+
+    @pytest.mark.parametrize("behind", [b"", HEALTHZ, REQUEST * 100])
+    async def test_a_poll_no_longer_counts(self, site: Site, behind: bytes) -> None:
+        site.usual.news.tell(NameChanges("7"))
+        connection = Connection(site)
+        await connection.feed(b"GET /v1/changes?since=7&wait=50 HTTP/1.1\r\nHost: s\r\n\r\n" + behind)
+        assert (site.usual.news._waiting, connection.protocol.load.waiting) == (1, 1)
+        connection.protocol.connection_lost(ConnectionResetError())
+        await settle()
+        assert (site.usual.news._waiting, connection.protocol.load.waiting) == (0, 0)
+        assert connection.transport.writes == 0
+
+    async def test_an_issuance_that_others_wait_for_goes_on(self, site: Site) -> None:
+        one, other = Connection(site), Connection(site)
+        site.acme.gate.clear()
+        await one.feed(COLD)
+        await other.feed(COLD)
+        one.protocol.connection_lost(None)
+        await settle()
+        assert one.protocol.load.waiting == 0
+        site.acme.gate.set()
+        await settle()
+        assert [response.status for response in other.responses] == [200]
+        assert site.acme.asked.count("cold.com") == 1
+
+    async def test_an_issuance_that_nobody_waits_for_goes_on(self, site: Site) -> None:
+        connection = Connection(site)
+        site.acme.gate.clear()
+        await connection.feed(COLD)
+        connection.protocol.connection_lost(None)
+        await settle()
+        site.acme.gate.set()
+        await settle()
+        assert site.cache.get("cold.com") is not None
+
+    async def test_one_that_is_lost_before_it_began_does_nothing(self, site: Site) -> None:
+        connection = Connection(site)
+        connection.protocol.data_received(COLD)
+        connection.protocol.connection_lost(None)
+        await settle()
+        assert site.acme.asked.count("cold.com") == 0
+
+
+class TestWaiting:
+    """How many requests may wait."""
+
+    async def test_too_many_are_refused_and_names_in_memory_answered(self, site: Site) -> None:
+        load = Load(waiting=2)
+        site.acme.gate.clear()
+        waiting = [Connection(site, load=load) for _ in range(2)]
+        for connection in waiting:
+            await connection.feed(COLD)
+        late = Connection(site, load=load)
+        with capture_logs() as logs:
+            for _ in range(3):
+                await late.feed(COLD.replace(b"cold", b"other"))
+            await late.feed(REQUEST, REQUEST.replace(b"a.com", b"a.com?x=1"))
+        assert [response.status for response in late.responses] == [500, 500, 500, 200, 200]
+        assert late.responses[0].header("retry-after") == "5"
+        assert [log["event"] for log in logs] == ["requests.too_many_waiting"]
+        site.acme.gate.set()
+        await settle()
+        assert [connection.responses[0].status for connection in waiting] == [200, 200]
+        assert load.waiting == 0
+
+
+class TestRoom:
+    """Which connections are closed for others."""
+
+    async def test_the_longest_idle_first_and_none_with_a_request(self, site: Site) -> None:
+        time, load = LoopTime(), Load()
+        site.acme.gate.clear()
+        connections = []
+        for start in (COLD, b"", b"GET /ce", REQUEST, HEALTHZ):
+            connections.append(Connection(site, load=load))
+            await connections[-1].feed(*([start] if start else []))
+            await time.advance(1)
+        waiting, *idle = connections
+        ages = [connection.protocol.idle_since() for connection in idle]
+        assert None not in ages
+        assert ages == sorted(ages)  # type: ignore[type-var]
+        assert waiting.protocol.idle_since() is None
+        assert len(load.make_room([each.protocol for each in connections])) == 4
+        assert [each.transport.aborted for each in connections] == [False, True, True, True, True]
+        assert not any(each.transport.reset for each in connections)
+        assert load.make_room([waiting.protocol]) == []
+
+    async def test_then_one_that_does_not_read(self, site: Site) -> None:
+        load = Load()
+        stuck = Connection(site, load=load)
+        stuck.transport.unsent = 70_000
+        stuck.protocol.pause_writing()
+        assert load.make_room([stuck.protocol]) == [stuck.protocol]
+        assert stuck.transport.reset
 
 
 class TestBounds:

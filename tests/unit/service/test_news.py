@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from ssl_cert_server.errors import Overloaded, StorageError, Unavailable
-from ssl_cert_server.service import news as module
 from ssl_cert_server.service.news import NameChanges, News
 from ssl_cert_server.storage.base import CHANGES_KEPT
 from tests.support.clock import ManualClock
@@ -131,8 +130,9 @@ async def test_before_anything_is_known_nobody_is_told_a_cursor(storage: FaultyS
     assert await waiting == NameChanges("c0")
 
 
-async def test_so_many_may_wait_and_no_more(news: News, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_WAITING", 2)
+async def test_so_many_may_wait_and_no_more(storage: FaultyStorage) -> None:
+    news = News(storage, lambda key: [key], 2)
+    news.tell(NameChanges("c0"))
     polls = [asyncio.create_task(news.since("c0", 1000)) for _ in range(2)]
     await settle()
     with pytest.raises(Overloaded):
