@@ -18,6 +18,9 @@ from ssl_cert_server.files import read_regular
 MAX_FILE = 1024 * 1024
 """Bytes."""
 
+_INHERITED = ("/dev/stdin", "/dev/fd/")
+"""What whoever started this process opened for it, as shells do for ``-c <(...)``: it may be a pipe."""
+
 
 def load_config(path: Path) -> Config:
     """Load a configuration file.
@@ -25,7 +28,7 @@ def load_config(path: Path) -> Config:
     :raises ConfigError: the file can't be read, or with every mistake in it.
     """
     try:
-        content = read_regular(path, MAX_FILE)
+        content = _read(path)
     except OSError as error:
         raise _failure(path, f"can't be read: {reason(error)}") from error
     except ValueError as error:  # a path with a NUL in it
@@ -57,6 +60,13 @@ def parse_config(text: str, source: str) -> Config:
     if config is None or problems:
         raise ConfigError(source, tuple(sorted(problems, key=lambda problem: problem.line or 0)))
     return config
+
+
+def _read(path: Path) -> bytes:
+    if str(path).startswith(_INHERITED):
+        with path.open("rb") as file:
+            return file.read(MAX_FILE + 1)
+    return read_regular(path, MAX_FILE)
 
 
 def _with_file_defaults(document: Document) -> Document:

@@ -32,6 +32,7 @@ from ssl_cert_server.service.open_orders import OpenOrders
 from ssl_cert_server.service.records import IssuedRecord, load_record, save_record
 from ssl_cert_server.service.state import NameState, backing_off
 from ssl_cert_server.storage.base import Lease, Storage
+from ssl_cert_server.storage.leasing import HeldLease
 
 _log = structlog.get_logger()
 
@@ -112,7 +113,7 @@ class Attempts:
         self._full_at = 0.0
 
     async def make(
-        self, wanted: Wanted, state: NameState, lease: Lease, on_order: Callable[[], Awaitable[None]]
+        self, wanted: Wanted, state: NameState, lease: HeldLease, on_order: Callable[[], Awaitable[None]]
     ) -> Made:
         """Have a certificate issued, going on from ``state``, and store it.
 
@@ -291,7 +292,7 @@ class _Records:
     states: NameStates
     subject: Subject
     state: NameState
-    lease: Lease
+    lease: HeldLease
     on_order: Callable[[], Awaitable[None]]
     clock: Clock
 
@@ -301,6 +302,7 @@ class _Records:
         await self.on_order()
         placing = replace(self.state, orders=orders, placing_at=self.clock.now())
         await self.states.save(self.subject.cert_key, placing, self.lease)
+        self.lease.check()
 
     async def save_orders(self, orders: tuple[OpenOrder, ...]) -> None:
         """See there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,13 @@ def test_files_that_can_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_config(Path(path))
     assert str(caught.value) == expected
     assert caught.value.problems[0].line is None
+
+
+def test_a_pipe_that_the_shell_opened_is_read() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"pid_file: pipe.pid\n")
+    os.close(writer)
+    try:
+        assert load_config(Path(f"/dev/fd/{reader}")).pid_file == Path("pipe.pid")
+    finally:
+        os.close(reader)

@@ -26,7 +26,7 @@ from ssl_cert_server.service.name_states import NameStates
 from ssl_cert_server.service.open_orders import OpenOrders
 from ssl_cert_server.service.records import IssuedRecord, load_record
 from ssl_cert_server.service.state import NameState, load_state
-from ssl_cert_server.storage.base import Lease
+from ssl_cert_server.storage.leasing import LEASE_SECONDS, HeldLease, Term
 from tests.support.clock import START, AutoClock
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaks import assert_no_key
@@ -49,14 +49,17 @@ class Room:
         self.ca = ScriptedCa(self.clock)
         self.states = NameStates(self.storage, self.clock)
         self.attempts = Attempts(self.storage, self.states, self.ca, self.clock, deadline=300.0)
-        self.lease: Lease | None = None
+        self.lease: HeldLease | None = None
         self.subject = SUBJECT
         self.open_orders: list[int] = []
         """How many were kept, each time that one was about to be used."""
 
     async def make(self, state: NameState = NOTHING) -> Certificate:
-        lease = self.lease = self.lease or await self.storage.acquire("certificates/*.a.com", 1e9)
-        assert lease is not None
+        if self.lease is None:
+            taken = await self.storage.acquire("certificates/*.a.com", 1e9)
+            assert taken is not None
+            self.lease = HeldLease(taken.name, taken.token, Term(self.clock))
+        lease = self.lease
         wanted = Wanted(self.subject, Priority.HANDSHAKE)
         return (await self.attempts.make(wanted, state, lease, self._on_order)).certificate
 
@@ -103,6 +106,17 @@ async def test_a_record_that_cannot_be_written_leaves_certificate_and_order(it: 
         await it.make()
     assert await it.storage.get(SUBJECT.cert_key) is not None
     assert (await it.state()).orders == (it.ca.orders[0],)
+
+
+async def test_no_order_is_placed_under_a_lease_that_may_have_lapsed(it: Room) -> None:
+    """A process that was stopped amid an attempt goes on where it was."""
+    await it.make()
+    it.ca.orders.clear()
+    await it.clock.sleep(LEASE_SECONDS)
+    with pytest.raises(LeaseLost, match="was not renewed"):
+        await it.make()
+    assert it.ca.orders == []
+    assert (await it.state()).placing_at == it.clock.now()
 
 
 async def test_a_certificate_without_one_of_the_names_is_refused(it: Room) -> None:
