@@ -10,8 +10,8 @@ from ssl_cert_server.cli.options import ConfigFile, configuration
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.issuers.local_ca import LocalCa
-from ssl_cert_server.server.compose import open_storage
 from ssl_cert_server.server.logs import set_up_logs
+from ssl_cert_server.server.storages import open_storages
 
 app = typer.Typer(help="The local CA, which answers names that no public CA issues for.", no_args_is_help=True)
 
@@ -31,7 +31,7 @@ def root(config: ConfigFile = None) -> None:
 
 async def _root_pem(config: Config) -> bytes:
     clock = SystemClock()
-    storage = open_storage(config, clock)
+    storage = open_storages(config, clock).storage
     try:
         return (await LocalCa(storage, clock).root()).chain_pem
     finally:
