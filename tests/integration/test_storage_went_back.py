@@ -114,7 +114,9 @@ def written_back(server: CertServer) -> int:
     return server.log.count("certificate.written_back")
 
 
-@pytest.mark.parametrize("ca", ["up", "down"])
+@pytest.mark.parametrize(
+    ("storage", "ca"), [*((kind, "up") for kind in KINDS), ("redis", "down")], indirect=["storage"]
+)
 def test_what_a_backup_lacks_is_served_on_and_written_back(
     fleet: Fleet, pebble: Pebble, storage: GoingBack, ca: str
 ) -> None:
