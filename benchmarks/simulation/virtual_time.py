@@ -50,6 +50,9 @@ class VirtualClock:
     def monotonic(self) -> float:
         return self._loop.time()
 
+    def boottime(self) -> float:
+        return self._loop.time()
+
     def random(self) -> float:
         return self._dice.random()
 

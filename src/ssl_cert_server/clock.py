@@ -7,6 +7,9 @@ import random
 import time
 from typing import Protocol
 
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux alone has the former; macOS's monotonic clock goes on by itself."""
+
 
 class Clock(Protocol):
     """What the rest of the package knows of time."""
@@ -16,6 +19,9 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds since some fixed instant; never goes back."""
+
+    def boottime(self) -> float:
+        """As ``monotonic``, but it goes on while the machine is suspended, as the clocks of other machines do."""
 
     def random(self) -> float:
         """Uniform in [0, 1), for jitter; never for secrets."""
@@ -32,6 +38,9 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def boottime(self) -> float:
+        return time.clock_gettime(_BOOTTIME)
 
     def random(self) -> float:
         return random.random()  # noqa: S311 - spreads load, protects nothing

@@ -5,13 +5,14 @@
     CertServerError
     ├── ConfigError              the operator: the configuration file is wrong
     ├── StartError               the operator: the server can't start here
+    ├── OutputFailed             the operator: standard output can't be written
     ├── RequestError             the client: nothing to retry, the question is wrong
     │   ├── InvalidName            not a host name we could answer for
     │   └── NotPermitted           no rule of the configuration covers the name
     ├── InvalidCertificate       whoever made it: key and chain that can't be used
     ├── LookupFailed             nobody: DNS gave no usable answer
     ├── StorageError             the operator: storage refused, is full, or is gone
-    │   ├── LeaseLost              nobody: another instance took over this work
+    │   ├── LeaseLost              nobody: another instance took over this work, or may have
     │   └── NotOpened              the operator: a value is sealed with a key unknown here, or damaged
     ├── Unavailable              nobody: ask again after ``retry_after`` seconds
     │   ├── BackingOff             the name failed lately and isn't tried before then
@@ -85,6 +86,10 @@ class StartError(CertServerError):
     """The server can't start here: a port is taken, a directory isn't writable."""
 
 
+class OutputFailed(CertServerError):
+    """Standard output can't be written: it is closed, full, or nobody reads it any more."""
+
+
 class RequestError(CertServerError):
     """The question is wrong; asking again doesn't help."""
 
@@ -110,7 +115,7 @@ class StorageError(CertServerError):
 
 
 class LeaseLost(StorageError):
-    """The lease lapsed and another holder took over; the write was refused."""
+    """The lease lapsed, and another holder took over or may have; what was to be done under it was not."""
 
 
 class NotOpened(StorageError):

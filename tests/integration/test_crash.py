@@ -14,13 +14,15 @@ import pytest
 from ssl_cert_server.acme.jose import AccountKey
 from ssl_cert_server.pki.x509 import parse_certificate
 from tests.integration.conftest import StartPebble
-from tests.support.server import CertServer, acme_config
+from tests.support.server import CertServer, acme_config, backing_off_for, changed_program
 from tests.support.verify import verified_leaf
 
 NAMES = [f"n{number}.example.com" for number in range(50)]
 ASKERS = 4
 FEWEST_KILLS = 5
 DEADLINE = 300
+BACK_OFF = 2.0
+"""Seconds, instead of a minute, for which a name backs off whose order was being placed at a kill."""
 
 
 def ask_until_answered(server: CertServer, name: str, acknowledged: dict[str, str], end: float) -> None:
@@ -66,7 +68,8 @@ def test_kill_9_loses_nothing_that_was_acknowledged(
     config = acme_config(pebble.directory_url, pebble.ca_bundle, re_patterns=[r".+\.example\.com"])
     acknowledged: dict[str, str] = {}
     end = time.monotonic() + DEADLINE
-    with CertServer(tmp_path / "server", config, port=http_port) as server:
+    program = changed_program(backing_off_for(BACK_OFF))
+    with CertServer(tmp_path / "server", config, port=http_port, program=program) as server:
         with ThreadPoolExecutor(ASKERS) as pool:
             asking = [pool.submit(ask_until_answered, server, name, acknowledged, end) for name in NAMES]
             kills = kill_at_random(server, acknowledged, random.Random(seed), end)

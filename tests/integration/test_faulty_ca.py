@@ -85,7 +85,7 @@ class Road:
     def _forget_retry_times(self) -> None:
         for file in (self.server.directory / "_state").glob("*"):
             state = json.loads(file.read_bytes())
-            file.write_text(json.dumps({**state, "retry_at": 0}))
+            file.write_text(json.dumps({**state, "retry_at": 0, "placing_at": 0}))
 
     def mend(self) -> None:
         """All faults end, and with them every back-off."""
@@ -176,8 +176,9 @@ def test_a_fault_ends_the_request_and_costs_no_order(outcome: Outcome, case: Cas
         if name == case.name:
             check_ended(reply)
     verified_leaf(outcome.last[case.name], case.name, outcome.root)
-    # An order may be placed again where the server never heard that it was taken, and only there.
+    # An order may be placed again where the server did not get the answer, and only there; not by the same request.
     assert proxy.heard[case.name] <= 1
+    assert proxy.orders[case.name] <= 1 + sum(name == case.name for name, _ in outcome.replies)
 
 
 def test_no_fault_costs_a_certificate(outcome: Outcome) -> None:
@@ -196,10 +197,17 @@ def test_an_answer_that_comes_twice_is_nobody_elses(road: Road) -> None:
     bystanders = [f"bystander{number}.example.com" for number in range(12)]
     for step, name in zip(ORDER_STEPS, names, strict=True):
         road.proxy.script(step, doubled, name=name)
-    for name, reply in road.ask([*names, *bystanders]).items():
+    first = road.ask([*names, *bystanders])
+    # A newOrder that got the repeated answer fails its request: nobody knows whether there is an order.
+    failed = {name for name, reply in first.items() if reply.status != 200}
+    for reply in first.values():
+        check_ended(reply)
+    assert len(failed) <= len(names)
+    assert {road.proxy.orders[name] for name in first} == {1}
+    road.end_back_off()
+    for name, reply in road.ask([*first]).items():
         verified_leaf(reply, name, road.pebble.root_certificate())
-    # Whose newOrder met the repeated answer never learned of its order, and placed another.
-    assert max(road.proxy.orders.values()) <= 2
+        assert road.proxy.orders[name] == (2 if name in failed else 1)
     road.check_log()
 
 
@@ -287,8 +295,15 @@ def test_an_order_is_finished_after_a_crash(crashing_road: Road, crash: Crash) -
         road.server.cert(name)
     road.server.kill()
     road.server.start()
+    if crash.step is Step.NEW_ORDER:
+        # It died before it knew whether there is an order, so it backs off before it places another.
+        for _ in range(2):
+            reply = road.server.cert(name)
+            assert reply.status == 500
+            assert int(reply.headers["retry-after"]) >= 1
+        assert road.proxy.orders[name] == crash.forwarding
+        road.end_back_off()
     verified_leaf(road.server.cert(name), name, road.pebble.root_certificate())
-    # Only where it died without having been told the order's URL may it place another.
     assert road.proxy.orders[name] == (2 if crash == Crash(Step.NEW_ORDER, forwarding=True) else 1)
     assert road.pebble.certificate_count() == certificates + 1
 

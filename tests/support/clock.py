@@ -26,6 +26,7 @@ class ManualClock:
         self._start = start
         self._elapsed = 0.0
         self._jumped = 0.0
+        self._suspended = 0.0
         self._order = itertools.count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
@@ -35,12 +36,24 @@ class ManualClock:
     def monotonic(self) -> float:
         return self._elapsed
 
+    def boottime(self) -> float:
+        return self._elapsed + self._suspended
+
     def random(self) -> float:
         return self.chance
 
     def jump(self, seconds: float) -> None:
         """Set the wall clock forward or back, as an operator or NTP does; monotonic time doesn't notice."""
         self._jumped += seconds
+
+    def stand_still(self, seconds: float) -> None:
+        """Let this process be stopped for so long: time goes on, and sleepers wake late."""
+        self._elapsed += seconds
+
+    def suspend(self, seconds: float) -> None:
+        """Let the machine be suspended for so long: neither monotonic time nor a sleeper notices."""
+        self._jumped += seconds
+        self._suspended += seconds
 
     async def sleep(self, seconds: float) -> None:
         self.sleeps.append(seconds)
@@ -59,10 +72,10 @@ class ManualClock:
             due, _, woken = heapq.heappop(self._sleepers)
             if woken.cancelled():
                 continue
-            self._elapsed = due
+            self._elapsed = max(due, self._elapsed)
             woken.set_result(None)
             await _settle()
-        self._elapsed = end
+        self._elapsed = max(end, self._elapsed)
 
     async def run(self, work: Coroutine[Any, Any, _T], turns: int = 50) -> _T:
         """Run work to its end; time moves on to the next sleeper whenever nothing happens for so many loop turns."""

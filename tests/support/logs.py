@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,9 +16,11 @@ def logging_put_back() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = [*root.handlers], root.level
     root.handlers.clear()  # or they would be closed
+    of_threads = threading.excepthook
     try:
         yield
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
         structlog.reset_defaults()
+        threading.excepthook = of_threads

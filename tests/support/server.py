@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ import yaml
 
 from tests.support.ports import free_port
 from tests.support.process import Process
+
+_LOG_WRITTEN = 0.2
+"""Seconds until a thread of the server has written what another one logged, on a busy machine, too."""
 
 # Beyond what any request may take: an answer comes within 100 s.
 _TIMEOUT = 120
@@ -92,7 +96,9 @@ class CertServer:
 
     @property
     def log(self) -> str:
-        """Everything it logged so far."""
+        """Everything it logged so far; its log is written a moment after what it tells of was seen."""
+        if self.process.running:
+            time.sleep(_LOG_WRITTEN)
         return self.process.text
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> Reply:
@@ -146,6 +152,11 @@ def changed_program(*changes: str) -> tuple[str, str]:
 def loaded_dice(says: float) -> tuple[str, str]:
     """As above: one whose dice always say the same, so that it draws no time that falls into a test by chance."""
     return changed_program(f"import ssl_cert_server.clock; ssl_cert_server.clock.SystemClock.random = lambda _: {says}")
+
+
+def backing_off_for(seconds: float) -> str:
+    """Return the change for :func:`changed_program` that has every name that failed back off for so long."""
+    return f"import ssl_cert_server.service.backoff as backoff; backoff._DELAYS = ({seconds},) * 4"
 
 
 def acme_config(directory_url: str, ca_bundle: Path, **more: Any) -> dict[str, Any]:

@@ -124,6 +124,7 @@ LIMITS = {
     "waiting for a certificate while the server stops": f"{run._PATIENCE} s",
     "stopping": f"{run._DRAIN} s",
     "one storage operation": f"{directory_threads.DEADLINE:.0f} s",
+    "a lock of the directory or of its index that another process holds": f"{directory_threads.PATIENCE:.0f} s",
     "a read from a shared storage of what `mirror_dir` has": f"{mirror._PATIENCE * 1000:.0f} ms",
     "looking for certificates that storage lost": f"{write_back._LOOK_EVERY:.0f} s",
     "certificates in memory compared at each look": f"{write_back._CHECKED}",

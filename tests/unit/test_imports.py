@@ -14,7 +14,7 @@ ROOT = Path(ssl_cert_server.__file__).parent
 PACKAGE = ROOT.name
 
 ORDER = [
-    {"errors", "model", "clock"},
+    {"errors", "files", "model", "clock"},
     {"pki"},
     {"acme"},
     {"storage"},
@@ -28,7 +28,7 @@ ORDER = [
 ]
 """Each may import what stands before it."""
 
-CONFIG_MAY_IMPORT = {"errors", "model", "pki"}
+CONFIG_MAY_IMPORT = {"errors", "files", "model", "pki"}
 CONFIG_MAY_ASK = {f"{PACKAGE}.challenges.dns01.providers.registry", f"{PACKAGE}.storage.registry"}
 """Which providers and backends there are, and what they want to know."""
 

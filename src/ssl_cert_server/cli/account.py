@@ -11,13 +11,13 @@ from typing import Annotated, TypeVar
 import typer
 
 from ssl_cert_server.cli.options import ConfigFile, Yes, configuration, confirm
+from ssl_cert_server.cli.printing import print_in_background
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.authorities import Acme
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.errors import StartError
 from ssl_cert_server.issuers.account import AcmeAccount
 from ssl_cert_server.server.engine import open_account
-from ssl_cert_server.server.logs import set_up_logs
 from ssl_cert_server.server.storages import open_storages
 
 _T = TypeVar("_T")
@@ -33,7 +33,6 @@ Ca = Annotated[
 def show(config: ConfigFile = None) -> None:
     """Print the account at every configured CA."""
     loaded, _ = configuration(config)
-    set_up_logs()
     for ca in loaded.cas:
         url = asyncio.run(_with_account(loaded, ca, _url))
         typer.echo(f"{ca.directory_url}: {url or 'no account yet; the first issuance registers one'}")
@@ -64,9 +63,9 @@ def _change(
     yes: bool,
 ) -> None:
     loaded, _ = configuration(config)
-    set_up_logs()
     chosen = _chosen(loaded, ca)
     confirm(question.format(chosen.directory_url), yes=yes)
+    print_in_background()
     asyncio.run(_with_account(loaded, chosen, work))
     typer.echo(f"{chosen.directory_url}: {done}")
 

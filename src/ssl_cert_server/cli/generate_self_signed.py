@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from ssl_cert_server.cli.printing import print_in_background
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import SelfSigned
 from ssl_cert_server.config.values import organization as organization_name
@@ -64,6 +65,7 @@ def generate_self_signed(
     ] = None,
 ) -> None:
     """Generate a self-signed certificate with a P-256 key."""
+    print_in_background()
     certificate = self_sign(organization, name or [], Validity.days_from(SystemClock().now(), days))
     if out is not None:
         _write(out, certificate.stored, 0o600)

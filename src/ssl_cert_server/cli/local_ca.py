@@ -10,7 +10,6 @@ from ssl_cert_server.cli.options import ConfigFile, configuration
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.issuers.local_ca import LocalCa
-from ssl_cert_server.server.logs import set_up_logs
 from ssl_cert_server.server.storages import open_storages
 
 app = typer.Typer(help="The local CA, which answers names that no public CA issues for.", no_args_is_help=True)
@@ -25,7 +24,6 @@ def options() -> None:
 def root(config: ConfigFile = None) -> None:
     """Print the root certificate in PEM, for trust stores; it is created where there is none yet."""
     loaded, _ = configuration(config)
-    set_up_logs()
     typer.echo(asyncio.run(_root_pem(loaded)), nl=False)
 
 

@@ -5,11 +5,16 @@
 import sys
 from typing import Annotated
 
+import structlog
 import typer
 
 from ssl_cert_server import __version__
 from ssl_cert_server.cli import account, check_config, generate_self_signed, local_ca, revoke, run, storage, why
 from ssl_cert_server.errors import CertServerError, ConfigError
+from ssl_cert_server.server.logs import set_up_logs
+from ssl_cert_server.server.standard_streams import take_over_standard_streams
+
+_log = structlog.get_logger()
 
 app = typer.Typer(
     name="ssl-cert-server",
@@ -53,6 +58,8 @@ def _with_command(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the command line; the exit code is 2 for a wrong configuration or usage, 1 for any other failure."""
+    # First of all, so that nothing can be logged or printed before.
+    set_up_logs(take_over_standard_streams().write, colors=sys.stderr.isatty())
     try:
         app(_with_command(sys.argv[1:]))
     except ConfigError as error:
@@ -60,4 +67,7 @@ def main() -> None:
         sys.exit(2)
     except CertServerError as error:
         sys.stderr.write(f"ssl-cert-server: {error}\n")
+        sys.exit(1)
+    except Exception:  # noqa: BLE001 - a bug: its traceback goes the way of the log, which shows no secret
+        _log.exception("process.crashed")
         sys.exit(1)

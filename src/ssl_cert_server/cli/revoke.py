@@ -11,13 +11,13 @@ import typer
 
 from ssl_cert_server.acme.revocation import RevocationReason
 from ssl_cert_server.cli.options import ConfigFile, HostName, KeyFamilyOption, Yes, configuration, confirm
+from ssl_cert_server.cli.printing import print_in_background
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.errors import NotPermitted, StorageError
 from ssl_cert_server.model import KeyFamily
 from ssl_cert_server.server.compose import open_ask, policy_rules, renewal_plan
 from ssl_cert_server.server.engine import open_engine
-from ssl_cert_server.server.logs import set_up_logs
 from ssl_cert_server.server.revocation import Revocation
 from ssl_cert_server.server.storages import open_storages
 from ssl_cert_server.service.policy import Policy, Source
@@ -62,8 +62,8 @@ def revoke(
     Running servers hand out the new one within seconds, and answer its CA's challenges.
     """
     loaded, _ = configuration(config)
-    set_up_logs()
     confirm(f"Revoke the certificate for {name} ({reason})? This can't be undone.", yes=yes)
+    print_in_background()
     typer.echo(asyncio.run(_revoke(loaded, name, keytype, reason.code, replace=not without_replacement)))
 
 

@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: typer reads the annotations.
 
+import atexit
 import sys
 from pathlib import Path
 
@@ -9,14 +10,15 @@ import typer
 
 from ssl_cert_server.cli.options import ConfigFile, configuration
 from ssl_cert_server.config.addresses import ListenAddress, TcpAddress
-from ssl_cert_server.server.logs import set_up_logs
 from ssl_cert_server.server.run import run as run_server
+from ssl_cert_server.server.standard_streams import STOPPING, queue_standard_output
 
 
 def run(config: ConfigFile = None) -> None:
     """Run the server until SIGTERM or Ctrl-C."""
     loaded, file = configuration(config)
-    set_up_logs()
+    # A pipe that nobody reads must not keep the server from starting, nor from ending.
+    atexit.register(queue_standard_output().drain, STOPPING)
     run_server(loaded, lambda addresses: _announce(file, addresses))
 
 

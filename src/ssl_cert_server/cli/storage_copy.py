@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
+from ssl_cert_server.cli.printing import print_in_background
 from ssl_cert_server.cli.progress import count_for_bar, progress
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.load import load_config
 from ssl_cert_server.config.schema import Config
-from ssl_cert_server.server.logs import set_up_logs
 from ssl_cert_server.server.storages import open_storage
 from ssl_cert_server.server.upkeep.copy import Counts, StorageCopy
 from ssl_cert_server.server.upkeep.kept import Kept
@@ -33,7 +33,7 @@ def copy(
     Values that are there already with equal bytes are skipped. The exit code is 1 where anything was left out.
     """
     configs = load_config(source), load_config(target)
-    set_up_logs()
+    print_in_background()
     counts = asyncio.run(_copy(*configs, empty=not (overwrite or resume), overwrite=overwrite))
     typer.echo(
         f"{counts.copied} copied, {counts.same} there already, {counts.replaced} replaced, "

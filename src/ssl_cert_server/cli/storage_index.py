@@ -7,11 +7,11 @@ import asyncio
 import typer
 
 from ssl_cert_server.cli.options import ConfigFile, configuration
+from ssl_cert_server.cli.printing import print_in_background
 from ssl_cert_server.cli.progress import progress
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.server.compose import policy_rules, renewal_plan
-from ssl_cert_server.server.logs import set_up_logs
 from ssl_cert_server.server.storages import open_storage
 from ssl_cert_server.server.upkeep.index import QueueRebuild
 from ssl_cert_server.server.upkeep.stored import Rules
@@ -24,7 +24,7 @@ def rebuild_index(config: ConfigFile = None) -> None:
     Servers may run meanwhile. The exit code is 1 where a certificate can't be used.
     """
     loaded, _ = configuration(config)
-    set_up_logs()
+    print_in_background()
     done = asyncio.run(_rebuild(loaded))
     typer.echo(f"{done.scheduled} renewals scheduled, {done.removed} taken out, {done.unusable} certificates unusable")
     if done.unusable:

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from ssl_cert_server.cli.options import ConfigFile, configuration
+from ssl_cert_server.cli.printing import print_in_background
 from ssl_cert_server.cli.progress import count_for_bar, progress
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.errors import StartError
-from ssl_cert_server.server.logs import set_up_logs
 from ssl_cert_server.server.storages import open_storage
 from ssl_cert_server.server.upkeep.kept import Kept
 from ssl_cert_server.server.upkeep.reseal import Counts, Reseal
@@ -29,9 +29,9 @@ def reseal(
     Servers may run meanwhile. The exit code is 1 where anything was left; run it again then.
     """
     loaded, _ = configuration(config)
-    set_up_logs()
     if not loaded.storage.seal.keys:
         raise StartError("there are no storage.seal.keys; `ssl-cert-server storage new-key` prints one")
+    print_in_background()
     counts = asyncio.run(_reseal(loaded, seal=not unseal))
     typer.echo(
         f"{counts.rewritten} {'unsealed' if unseal else 'sealed'}, {counts.current} were so already, "

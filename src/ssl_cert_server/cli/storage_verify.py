@@ -11,7 +11,6 @@ from ssl_cert_server.cli.progress import count_for_bar, progress
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.server.compose import policy_rules, renewal_plan
-from ssl_cert_server.server.logs import set_up_logs
 from ssl_cert_server.server.storages import open_storage
 from ssl_cert_server.server.upkeep.kept import Kept
 from ssl_cert_server.server.upkeep.stored import Rules
@@ -26,7 +25,6 @@ def verify(config: ConfigFile = None) -> None:
     about and warned of in time.
     """
     loaded, _ = configuration(config)
-    set_up_logs()
     done = asyncio.run(_verify(loaded))
     typer.echo(f"{done.values} values, {done.certificates} of them certificates: {done.findings} findings")
     if done.findings:

@@ -12,7 +12,6 @@ from ssl_cert_server.config.schema import Config
 from ssl_cert_server.model import KeyFamily
 from ssl_cert_server.renewal.plan import RENEWALS
 from ssl_cert_server.server.compose import policy_rules
-from ssl_cert_server.server.logs import set_up_logs
 from ssl_cert_server.server.storages import open_storages
 from ssl_cert_server.service.policy import Policy
 from ssl_cert_server.service.why import explain
@@ -25,7 +24,6 @@ def why(
 ) -> None:
     """Say which rule answers NAME, what is stored, what failed last, when it is tried next, and what to do."""
     loaded, _ = configuration(config)
-    set_up_logs()
     typer.echo(asyncio.run(_explain(loaded, name, keytype)), nl=False)
 
 

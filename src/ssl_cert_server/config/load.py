@@ -11,8 +11,9 @@ from ssl_cert_server.config.cross import cross_problems
 from ssl_cert_server.config.problems import schema_problems
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.config.tree import Document, parse_tree
-from ssl_cert_server.config.values import read_bounded, reason
+from ssl_cert_server.config.values import reason
 from ssl_cert_server.errors import ConfigError, ConfigProblem
+from ssl_cert_server.files import read_regular
 
 MAX_FILE = 1024 * 1024
 """Bytes."""
@@ -24,7 +25,7 @@ def load_config(path: Path) -> Config:
     :raises ConfigError: the file can't be read, or with every mistake in it.
     """
     try:
-        content = read_bounded(path, MAX_FILE)
+        content = read_regular(path, MAX_FILE)
     except OSError as error:
         raise _failure(path, f"can't be read: {reason(error)}") from error
     except ValueError as error:  # a path with a NUL in it

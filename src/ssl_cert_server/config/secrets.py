@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from ssl_cert_server.config.values import plain_text, read_bounded, reason
+from ssl_cert_server.config.values import plain_text, reason
+from ssl_cert_server.files import read_regular
 
 MAX_SECRET = 4096
 """Bytes; an HMAC key has a hundred."""
@@ -33,7 +34,7 @@ def from_file(value: object) -> SecretStr:
     """Read a secret from a file; line breaks at its end are no part of it."""
     path = Path(plain_text(_text(value)))
     try:
-        content = read_bounded(path, MAX_SECRET)
+        content = read_regular(path, MAX_SECRET)
     except OSError as error:
         raise ValueError(f"the file can't be read: {reason(error)}") from error
     if len(content) > MAX_SECRET:

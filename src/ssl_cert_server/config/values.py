@@ -13,6 +13,7 @@ import re2
 from cryptography import x509
 
 from ssl_cert_server.errors import InvalidName
+from ssl_cert_server.files import read_regular
 from ssl_cert_server.pki.names import is_loopback, normalize_identifier, normalize_name
 
 MAX_CA_BUNDLE = 4 * 1024 * 1024
@@ -158,7 +159,7 @@ def ask_url(value: str) -> str:
 def ca_bundle(value: Path) -> Path:
     """Check that a file holds certificates in PEM."""
     try:
-        pem = read_bounded(value, MAX_CA_BUNDLE)
+        pem = read_regular(value, MAX_CA_BUNDLE)
     except OSError as error:
         raise ValueError(f"the file can't be read: {reason(error)}") from error
     try:
@@ -180,12 +181,6 @@ def schema_name(value: str) -> str:
     if not _SCHEMA.fullmatch(value) or value.startswith("pg_"):
         raise ValueError("must be 1 to 63 small letters, digits and underscores, not starting with a digit or pg_")
     return value
-
-
-def read_bounded(path: Path, limit: int) -> bytes:
-    """Read a file, but never more than one byte over ``limit``: /dev/zero has no end."""
-    with path.open("rb") as file:
-        return file.read(limit + 1)
 
 
 def reason(error: OSError) -> str:

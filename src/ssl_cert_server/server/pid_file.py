@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ssl_cert_server.errors import StartError
+from ssl_cert_server.files import open_regular, read_regular
 
 
 @contextmanager
@@ -18,12 +19,13 @@ def pid_file(path: Path) -> Iterator[None]:
     """
     own = f"{os.getpid()}\n"
     try:
-        path.write_text(own)
+        with open(open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode=0o666), "w") as file:  # noqa: PTH123 - a descriptor has no path
+            file.write(own)
     except OSError as error:
         raise StartError(f"can't write the pid file {path}: {error.strerror}; set pid_file to another path") from error
     try:
         yield
     finally:
         with suppress(OSError):  # what can't be removed any more is of no use, but does no harm either
-            if path.read_text() == own:
+            if read_regular(path, len(own)) == own.encode():
                 path.unlink()

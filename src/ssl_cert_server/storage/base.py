@@ -94,7 +94,9 @@ class Storage(Protocol):
 
     Failure
         Everything that goes wrong is a :class:`~ssl_cert_server.errors.StorageError` naming the key and the reason;
-        the data of before is untouched. Every call ends within a bounded time.
+        the data of before is untouched. Every call ends within a bounded time. Where another process holds a lock
+        that a call needs, that bound is a fraction of the time of a lease (``leasing.LEASE_SECONDS``). ``get`` and
+        ``list`` need no lock, and don't wait for calls that do.
 
     Cancellation
         A cancelled ``put`` or ``delete`` has happened or has not; it is never torn. A cancelled ``acquire`` leaves
@@ -160,7 +162,7 @@ class Storage(Protocol):
         """
 
     async def check_writable(self) -> None:
-        """Raise StorageError unless a value of some size could be written durably now."""
+        """Raise StorageError unless values, leases and entries of the due index could be written durably now."""
 
     async def close(self) -> None:
         """Let go of everything held; leases of this instance lapse."""

@@ -1,7 +1,8 @@
 """Storage in a directory: one file per key, as the predecessor kept them, and the due index beside them.
 
 Writes go to a temporary file that is synced, renamed over the old one, and the folder synced. Several instances on
-one machine may share a directory; their short critical sections exclude each other by ``flock`` on ``.lock``.
+one machine may share a directory; their short critical sections exclude each other by ``flock`` on ``.lock``. An
+instance that is stopped while it holds that keeps the others from writing under leases, but from nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -24,7 +26,7 @@ from ssl_cert_server.storage.directory_files import Files, file_names, read_file
 from ssl_cert_server.storage.directory_index import DirectoryIndex
 from ssl_cert_server.storage.directory_leases import DirectoryLeases
 from ssl_cert_server.storage.directory_threads import Call, Closed, Threads
-from ssl_cert_server.storage.folders import Place
+from ssl_cert_server.storage.folders import Place, create_folder
 
 _T = TypeVar("_T")
 _Entries: TypeAlias = list[Due]  # inside the class, ``list`` is a method
@@ -50,34 +52,39 @@ class DirectoryStorage:
         instance = uuid.uuid4().hex
         self._files = Files(root, instance)
         with translated(root, "open"):
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            create_folder(root, parents=True)
             _warn_if_open_to_others(root)
             self._leases = DirectoryLeases(root, instance, clock)
-            self._files.remove_stale_temporaries(self._leases.is_alive)
+            self._files.look_around(self._leases.is_alive)
             self._place = Place(root, self._leases.mark)
         self._index = DirectoryIndex(root, self._place, clock)
-        self._threads = Threads(_THREADS, "storage")
+        # What waits for a lock, or for the disk to take something, keeps no thread from reads.
+        self._reading = Threads(_THREADS, "storage-read")
+        self._writing = Threads(_THREADS, "storage-write")
+        self._locking = Threads(_THREADS, "storage-lock")
 
     async def get(self, key: str) -> bytes | None:
         path = self._path(key)
-        return await self._run(key, "read", lambda: read_file(path))
+        return await self._run(self._reading, key, "read", lambda: read_file(path))
 
     async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:
         path = self._path(key)
         check_value(key, value)
         call = Call()
-        await self._run(key, "write", lambda: self._files.replace(path, value, self._landing(lease, call)), call)
+        landing = self._landing(lease, call)
+        await self._run(self._threads_for(lease), key, "write", lambda: self._files.replace(path, value, landing), call)
 
     async def delete(self, key: str, *, lease: Lease | None = None) -> None:
         path = self._path(key)
         call = Call()
-        await self._run(key, "delete", lambda: self._files.unlink(path, self._landing(lease, call)), call)
+        landing = self._landing(lease, call)
+        await self._run(self._threads_for(lease), key, "delete", lambda: self._files.unlink(path, landing), call)
 
     async def list(self, folder: str = "") -> AsyncIterator[str]:
         path = self._path(folder) if folder else self._root
         prefix = f"{folder}/" if folder else ""
         names = file_names(path)
-        while batch := await self._run(folder, "list", lambda: [*itertools.islice(names, _LIST_BATCH)]):
+        while batch := await self._run(self._reading, folder, "list", lambda: [*itertools.islice(names, _LIST_BATCH)]):
             for name in batch:
                 yield prefix + name
 
@@ -86,7 +93,8 @@ class DirectoryStorage:
         call, taken = Call(), list[Lease]()
 
         def take() -> Lease | None:
-            lease = self._leases.acquire(name, seconds)
+            self._files.note_folder((self._root / "_leases" / name).parent)
+            lease = self._leases.acquire(name, seconds, call.until)
             if lease is not None:
                 taken.append(lease)
                 if call.given_up:
@@ -95,21 +103,24 @@ class DirectoryStorage:
 
         def give_back() -> None:
             with suppress(IndexError):  # either of the two that call this comes first
-                self._leases.release(taken.pop())
+                self._leases.release(taken.pop(), call.until)
 
         try:
-            return await self._run(f"_leases/{name}", "lease", take, call)
+            return await self._run(self._locking, f"_leases/{name}", "lease", take, call)
         except BaseException:
             # A lease that nobody knows of would keep everybody waiting until it lapses.
             with suppress(Closed):  # and all leases free
-                self._threads.submit(give_back)
+                self._locking.submit(give_back)
             raise
 
     async def renew(self, lease: Lease, seconds: float) -> None:
-        await self._run(f"_leases/{lease.name}", "renew", lambda: self._leases.renew(lease, seconds))
+        call = Call()
+        work = partial(self._leases.renew, lease, seconds, call.until)
+        await self._run(self._locking, f"_leases/{lease.name}", "renew", work, call)
 
     async def release(self, lease: Lease) -> None:
-        await self._run(f"_leases/{lease.name}", "release", lambda: self._leases.release(lease))
+        work = partial(self._leases.release, lease, Call().until)
+        await self._run(self._locking, f"_leases/{lease.name}", "release", work)
 
     async def schedule(self, queue: str, entries: Sequence[Due]) -> None:
         await self._index.schedule(queue, entries)
@@ -142,13 +153,17 @@ class DirectoryStorage:
         await self._index.mark_index_complete()
 
     async def check_writable(self) -> None:
-        await self._run(".", "write", lambda: self._files.write_temporary(_PROBE).unlink())
+        until = Call().until
+        await self._run(self._writing, ".", "write", lambda: self._files.check_writable(_PROBE))
+        await self._run(self._locking, ".", "write", lambda: self._leases.check_writable(until))
+        await self._index.check_writable()
 
     async def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        self._threads.close()
+        for threads in (self._reading, self._writing, self._locking):
+            threads.close()
         self._index.stop()
         closing = threading.Thread(target=self._let_go, name="storage-close", daemon=True)
         closing.start()
@@ -157,23 +172,29 @@ class DirectoryStorage:
             _log.warning("storage.close_given_up", directory=str(self._root), seconds=_CLOSING)
 
     def _let_go(self) -> None:
-        self._threads.join()
+        for threads in (self._reading, self._writing, self._locking):
+            threads.join()
         self._index.close()
         self._leases.close()
 
     def _path(self, key: str) -> Path:
         return self._root.joinpath(*check_key(key))
 
-    async def _run(self, key: str, action: str, work: Callable[[], _T], call: Call | None = None) -> _T:
+    def _threads_for(self, lease: Lease | None) -> Threads:
+        return self._writing if lease is None else self._locking
+
+    async def _run(
+        self, threads: Threads, key: str, action: str, work: Callable[[], _T], call: Call | None = None
+    ) -> _T:
         def in_place() -> _T:
             self._place.check()
             return work()
 
-        return await self._threads.run(self._root / key, action, in_place, call)
+        return await threads.run(self._root / key, action, in_place, call)
 
     @contextmanager
     def _landing(self, lease: Lease | None, call: Call) -> Iterator[None]:
-        with self._leases.held(lease), call:
+        with self._leases.held(lease, call.until), call:
             yield
 
 

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ssl_cert_server.errors import StorageError
+from ssl_cert_server.files import NotRegular
 
 _FULL = "make room there (df -h), or remove files where inodes are what is missing (df -i)"
 _READ_ONLY = "mount it writable again; after errors of the disk the system mounts it read-only by itself (dmesg)"
 _REFUSED = "the server's user must own it, and be able to read and write it (chown, chmod u+rw)"
+_IRREGULAR = "remove it, or put the file back in its place"
 _FAULTY = "the disk, or the way to it, is failing (dmesg)"
 
 _REMEDIES = {
@@ -46,10 +48,9 @@ def translated(path: Path, action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        elsewhere = action == "open" and error.filename not in (None, str(path))
-        inside = f" ({error.filename})" if elsewhere else ""
         reason = error.strerror or str(error)
-        raise StorageError(_words(f"{action} {path}{inside}", reason, _REMEDIES.get(error.errno or 0))) from error
+        remedy = _IRREGULAR if isinstance(error, NotRegular) else _REMEDIES.get(error.errno or 0)
+        raise StorageError(_words(f"{action} {path}{_elsewhere(error, path)}", reason, remedy)) from error
     except sqlite3.Error as error:
         remedy = _SQLITE_REMEDIES.get(_code(error)) or _SQLITE_REMEDIES.get(primary_code(error))
         raise StorageError(_words(f"{action} {path}", str(error), remedy)) from error
@@ -60,6 +61,17 @@ def translated(path: Path, action: str) -> Iterator[None]:
 def primary_code(error: sqlite3.Error) -> int:
     """Give SQLite's own code, without what is only a detail of it; 0 where Python itself complains."""
     return _code(error) & 0xFF
+
+
+def _elsewhere(error: OSError, path: Path) -> str:
+    """Name the file that the trouble is with, where it is neither ``path``, nor above it, nor a temporary one."""
+    found = error.filename2 or error.filename
+    if found is None or isinstance(found, int):
+        return ""
+    file = Path(os.fsdecode(found))
+    if file.name.startswith(".tmp-"):
+        file = file.parent
+    return "" if file == path or file in path.parents else f" ({file})"
 
 
 def _code(error: sqlite3.Error) -> int:

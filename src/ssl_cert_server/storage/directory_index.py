@@ -117,6 +117,13 @@ class DirectoryIndex:
         if not await self._write("mark as complete", partial(sql.mark_complete, log=self._asked_about)):
             raise StorageError(f"{self._writing[1].path} was lost while it was filled, and has to be filled again")
 
+    async def check_writable(self) -> None:
+        """Write an entry and remove it again, durably and in one transaction.
+
+        :raises StorageError: the index takes no entry now.
+        """
+        await self._write("write", sql.write_and_remove)
+
     def stop(self) -> None:
         """Take no more work."""
         for threads, _ in (self._reading, self._writing):
@@ -133,7 +140,8 @@ class DirectoryIndex:
 
     async def _read(self, action: str, work: Callable[[sqlite3.Connection], _T]) -> _T:
         threads, file = self._reading
-        return await threads.run(file.path, action, lambda: file.read(work))
+        call = Call()
+        return await threads.run(file.path, action, lambda: file.read(work, call), call)
 
     async def _write(self, action: str, work: Callable[[sqlite3.Connection], _T], *, durable: bool = True) -> _T:
         threads, file = self._writing

@@ -7,8 +7,11 @@ it would drop the locks that SQLite holds for this process.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,16 +24,14 @@ import structlog
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.storage import directory_index_sql as sql
 from ssl_cert_server.storage.directory_errors import primary_code
+from ssl_cert_server.storage.directory_locks import LEAST, lock_file, lock_holders, locked
 from ssl_cert_server.storage.directory_threads import Call
-from ssl_cert_server.storage.folders import Place, identity, lock_file, sync_file, sync_folder
+from ssl_cert_server.storage.folders import Place, create_file, identity, sync_file, sync_folder
 
 _T = TypeVar("_T")
 _log = structlog.get_logger()
 
 NAME = ".index.sqlite"
-BUSY = 10.0
-"""Seconds that one instance waits while another writes."""
-
 _BROKEN = f"{NAME}.broken-"
 _BROKEN_KEPT = 3
 _NEVER_OPENED = (0, 0)
@@ -61,15 +62,16 @@ class IndexFile:
         self._clock = clock
         self._connection: sqlite3.Connection | None = None
         self._identity = _NEVER_OPENED
+        self._until = 0.0
 
-    def read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def read(self, work: Callable[[sqlite3.Connection], _T], call: Call) -> _T:
         """Have the work see one state of the index."""
 
         def done(connection: sqlite3.Connection) -> _T:
             with _transaction(connection, "DEFERRED"):
                 return work(connection)
 
-        return self._with(done)
+        return self._with(done, call)
 
     def write(self, work: Callable[[sqlite3.Connection], _T], call: Call, *, durable: bool) -> _T:
         """Have the work change the index in one step, which survives the machine where it is ``durable``.
@@ -86,18 +88,38 @@ class IndexFile:
                 raise _Useless("it was replaced in the middle of a write")
             return result
 
-        return self._with(done)
+        return self._with(done, call)
 
     def close(self) -> None:
         """Let go of the file."""
+        self._until = Call().until
+        with suppress(OSError):  # the end of the process closes it as well
+            self._close()
+
+    def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        with suppress(OSError), self._exclusively():
-            connection.close()
+        try:
+            with self._exclusively():
+                connection.close()
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                self._connection = connection
+                raise
         connection.close()  # where there is no directory any more, there is nobody to meet
 
-    def _with(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def _with(self, work: Callable[[sqlite3.Connection], _T], call: Call) -> _T:
+        self._until = call.until
+        try:
+            return self._twice(work)
+        except sqlite3.Error as error:
+            held = primary_code(error) == sqlite3.SQLITE_BUSY and self._held_by_another()
+            if held:
+                raise held from error
+            raise
+
+    def _twice(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         try:
             return self._once(work)
         except _Useless:
@@ -107,11 +129,12 @@ class IndexFile:
         self._place.check()
         connection = self._current()
         try:
+            connection.execute(f"PRAGMA busy_timeout = {int(self._left() * 1000)}")
             return work(connection)
         except sqlite3.Error as error:
             if primary_code(error) == sqlite3.SQLITE_BUSY:
                 raise
-            self.close()  # a descriptor from before the disk's failure may never work again
+            self._close()  # a descriptor from before the disk's failure may never work again
             if primary_code(error) in _USELESS:
                 with self._exclusively():
                     if self._is_current():
@@ -123,7 +146,7 @@ class IndexFile:
     def _current(self) -> sqlite3.Connection:
         if self._connection is not None and self._is_current():
             return self._connection
-        self.close()
+        self._close()
         with self._exclusively():
             if not os.path.lexists(self.path):
                 if self._identity != _NEVER_OPENED:
@@ -139,7 +162,7 @@ class IndexFile:
 
     def _open(self) -> sqlite3.Connection:
         self._check_files()
-        connection = connect(self.path)
+        connection = connect(self.path, self._left())
         try:
             connection.executescript(_SETTINGS)
             if not sql.is_ours(connection):
@@ -152,8 +175,9 @@ class IndexFile:
         return connection
 
     def _check_files(self) -> None:
-        if self.path.is_symlink() or not self.path.is_file():
-            raise _Useless("not a file")
+        for path in self._files(self.path):
+            if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+                raise _Useless(f"{path.name} is not a file")
         for path in self._files(self.path):
             if path.exists() and not os.access(path, os.R_OK | os.W_OK) and os.access(self._root, os.W_OK):
                 raise _Useless(f"{path.name} can't be read and written by the server's user")
@@ -164,9 +188,9 @@ class IndexFile:
         """Make an empty one, complete with its tables, and put it in its place."""
         self._place.check()
         new = self._root / f".tmp-index-{uuid.uuid4().hex}"
-        os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(create_file(new))
         try:
-            connection = connect(new)
+            connection = connect(new, self._left())
             try:
                 sql.create(connection)
             finally:
@@ -210,11 +234,20 @@ class IndexFile:
     def _files(path: Path) -> list[Path]:
         return [path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")]
 
+    def _left(self) -> float:
+        return max(self._until - time.monotonic(), LEAST)
+
+    def _held_by_another(self) -> OSError | None:
+        """Name the process that keeps the index locked: SQLite locks bytes of the file for shared memory."""
+        shared = self._files(self.path)[2]
+        others = [pid for pid in lock_holders(shared, "POSIX") if pid != os.getpid()]
+        return locked(shared, others) if others else None
+
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
         lock = self._root / ".index.lock"
         try:
-            descriptor = lock_file(lock, block=True)
+            descriptor = lock_file(lock, time.monotonic() + self._left())
         except OSError as error:
             raise OSError(error.errno, f"{error.strerror} ({lock})") from error
         try:
@@ -223,10 +256,10 @@ class IndexFile:
             os.close(descriptor)
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open a file that is there; SQLite would make one that others may read."""
+def connect(path: Path, patience: float) -> sqlite3.Connection:
+    """Open a file that is there; SQLite would make one that others may read. ``patience`` (seconds) is for locks."""
     place = f"file:{quote(os.fspath(path))}?mode=rw"
-    return sqlite3.connect(place, timeout=BUSY, isolation_level=None, check_same_thread=False, uri=True)
+    return sqlite3.connect(place, timeout=patience, isolation_level=None, check_same_thread=False, uri=True)
 
 
 @contextmanager

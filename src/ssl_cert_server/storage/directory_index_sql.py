@@ -24,6 +24,8 @@ Where more than that come up at once, the longest due are considered first, and 
 """
 
 _LOOKED_AT = 200
+_NO_QUEUE = "."
+"""A queue's name that no caller can use."""
 
 _TABLES = f"""
 BEGIN;
@@ -90,6 +92,13 @@ def schedule(connection: sqlite3.Connection, queue: str, entries: Sequence[Due])
 def unschedule(connection: sqlite3.Connection, queue: str, keys: Sequence[str]) -> None:
     """Remove entries."""
     connection.executemany("DELETE FROM due WHERE queue = ? AND key = ?", ((queue, key) for key in keys))
+
+
+def write_and_remove(connection: sqlite3.Connection) -> None:
+    """Change the table and its indexes, and leave them as they were: the transaction is written all the same."""
+    entry = (_NO_QUEUE, "", 0.0, 0.0)
+    connection.execute("INSERT INTO due (queue, key, at, rank) VALUES (?, ?, ?, ?)", entry)
+    connection.execute("DELETE FROM due WHERE queue = ?", (_NO_QUEUE,))
 
 
 def scheduled(connection: sqlite3.Connection, queue: str, key: str) -> Due | None:

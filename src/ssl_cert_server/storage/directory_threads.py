@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -19,15 +20,26 @@ _T = TypeVar("_T")
 DEADLINE = 30.0
 """Seconds that one call may take."""
 
+PATIENCE = 5.0
+"""Seconds that a call waits for locks that other processes hold, counted from when it was made.
+
+That is far below the time of a lease (``leasing.LEASE_SECONDS``): a holder that can't renew one has time to find out.
+"""
+
+_WAITING = 10_000
+"""Calls that wait for a thread at most; where a file system hangs, more would only take memory."""
+
 _CLOSED = "the storage is closed"
 
 
 class Closed(Exception):
-    """No work is taken any more."""
+    """No work is taken: the storage is closed, or too many calls wait."""
 
 
 class Call:
-    """A write that its caller may give up; entered for the step that makes it visible.
+    """One call, which waits for locks until ``until`` (``time.monotonic``), and which its caller may give up.
+
+    It is entered for the step that makes a write visible.
 
     What was given up must not land after a later write of the same key that was acknowledged. So one at a time takes
     that step: none can be given up, and overtaken, between its look at ``given_up`` and the step itself.
@@ -37,6 +49,7 @@ class Call:
 
     def __init__(self) -> None:
         self.given_up = False
+        self.until = time.monotonic() + PATIENCE
 
     def check(self) -> None:
         """:raises StorageError: nobody waits for it any more."""
@@ -93,10 +106,12 @@ class Threads:
                 call.given_up = True
 
     def submit(self, work: Callable[[], _T]) -> Future[_T]:
-        """:raises Closed: no work is taken any more."""
+        """:raises Closed: no work is taken."""
         with self._guard:
             if self._closed:
                 raise Closed(_CLOSED)
+            if self._jobs.qsize() >= _WAITING:
+                raise Closed(f"{_WAITING} calls wait already; look for a disk that hangs (dmesg)")
             future: Future[_T] = Future()
             self._jobs.put((future, work))
             if not self._idle.acquire(blocking=False) and len(self._threads) < self._number:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from ssl_cert_server.storage.directory_errors import replaced
@@ -40,13 +40,53 @@ def identity(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def make_folder(folder: Path) -> None:
-    """Create a folder and those above it, each 0700 and durable; ``Path.mkdir`` sees to the mode of the last only."""
+def make_folder(folder: Path, *, durable: bool = True) -> None:
+    """Create a folder and those above it, each 0700; ``durable`` ones survive a crash of the machine.
+
+    ``Path.mkdir`` sees to the mode of the last one only.
+    """
     if folder.is_dir():
         return
-    make_folder(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    sync_folder(folder.parent)
+    make_folder(folder.parent, durable=durable)
+    create_folder(folder)
+    if durable:
+        sync_folder(folder.parent)
+
+
+def create_folder(folder: Path, *, parents: bool = False) -> None:
+    """Create a folder, 0700, unless it is there; it belongs to whom the one above it belongs to."""
+    try:
+        folder.mkdir(mode=0o700, parents=parents)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        keep_owner(descriptor, folder.parent)
+    finally:
+        os.close(descriptor)
+
+
+def create_file(path: Path) -> int:
+    """Create a file that isn't there yet, 0600, and open it for writing; it belongs to whom the folder belongs to."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    keep_owner(descriptor, path.parent)
+    return descriptor
+
+
+def keep_owner(created: int, folder: Path) -> None:
+    """Give what root just created, by its descriptor, to the owner of the folder that it is in.
+
+    A command that an operator runs as root must leave nothing behind that the server's user can't write. It takes a
+    descriptor of a file that was created with ``O_EXCL``: whatever else a path leads to is not ours to give away.
+    """
+    if os.geteuid() != 0:
+        return
+    owner = folder.stat()
+    if owner.st_uid != os.fstat(created).st_uid:
+        with suppress(PermissionError):  # root in a container without CAP_CHOWN: it works there alone
+            os.fchown(created, owner.st_uid, owner.st_gid)
 
 
 def sync_folder(folder: Path) -> None:
@@ -57,20 +97,6 @@ def sync_folder(folder: Path) -> None:
 def sync_file(path: Path) -> None:
     """Make what was written to a file survive a crash of the machine."""
     _sync(path, 0)
-
-
-def lock_file(path: Path, *, block: bool) -> int:
-    """Open a file, and lock it exclusively; closing the descriptor unlocks it.
-
-    :raises BlockingIOError: ``block`` is off and somebody has it.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if block else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _sync(path: Path, flags: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -18,16 +19,54 @@ LEASE_SECONDS = 30.0
 """How long a lease outlives a holder that stopped renewing it."""
 
 _RENEW_EVERY = LEASE_SECONDS / 3
+_LAST_TRY = 1.0
+"""Seconds that storage has to renew a lease that lapsed; nobody need have taken it over yet."""
 _POLL = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class HeldLease(Lease):
+    """A lease whose holder can tell, without asking storage, whether it still holds it."""
+
+    term: Term = field(compare=False, repr=False)
+
+    def check(self) -> None:
+        """Check right before a step that can't be undone and that storage doesn't fence, such as placing an order.
+
+        A process that was stopped, or a machine that was suspended, goes on where it was: nothing else need have told
+        it that the lease lapsed meanwhile. Between this check and the step nothing should be awaited.
+
+        :raises LeaseLost: the lease was last renewed too long ago, so another instance may have it.
+        """
+        if self.term.left <= 0:
+            raise LeaseLost(f"the lease {self.name} was not renewed for {LEASE_SECONDS:.0f} s; another may have it now")
+
+
+class Term:
+    """The time for which a lease is certainly held: counted from when storage was asked, not from when it answered."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until = clock.boottime() + LEASE_SECONDS
+
+    @property
+    def left(self) -> float:
+        """Seconds; none, or less, once it may have lapsed."""
+        return self._until - self._clock.boottime()
+
+    def extend(self, asked_at: float) -> None:
+        """Note that storage was asked to renew the lease at that time, and did."""
+        self._until = asked_at + LEASE_SECONDS
+
+
 @asynccontextmanager
-async def leased(storage: Storage, name: str, clock: Clock) -> AsyncIterator[Lease]:
+async def leased(storage: Storage, name: str, clock: Clock) -> AsyncIterator[HeldLease]:
     """Wait for the lease ``name``, hold it during the block, and release it.
 
-    The wait has no end of its own: put a deadline around it. Where the lease is lost, the block is cancelled.
+    The wait has no end of its own: put a deadline around it. Where the lease is lost, the block is cancelled; a block
+    that can't be cancelled at that very moment asks :meth:`HeldLease.check`.
 
-    :raises LeaseLost: another instance took over during the block.
+    :raises LeaseLost: another instance took over during the block, or may have: the lease could not be renewed in time.
     :raises StorageError: the lease can't be asked for.
     """
     lease = await _wait_for(storage, name, clock)
@@ -44,22 +83,30 @@ async def leased(storage: Storage, name: str, clock: Clock) -> AsyncIterator[Lea
         await asyncio.shield(_release(storage, lease))
 
 
-async def _wait_for(storage: Storage, name: str, clock: Clock) -> Lease:
-    while (lease := await storage.acquire(name, LEASE_SECONDS)) is None:
-        await clock.sleep(_POLL * (1 + clock.random()))
-    return lease
-
-
-async def _keep(storage: Storage, lease: Lease, clock: Clock) -> None:
+async def _wait_for(storage: Storage, name: str, clock: Clock) -> HeldLease:
     while True:
-        await clock.sleep(_RENEW_EVERY)
+        term = Term(clock)
+        lease = await storage.acquire(name, LEASE_SECONDS)
+        if lease is not None:
+            return HeldLease(lease.name, lease.token, term)
+        await clock.sleep(_POLL * (1 + clock.random()))
+
+
+async def _keep(storage: Storage, lease: HeldLease, clock: Clock) -> None:
+    while True:
+        await clock.sleep(min(_RENEW_EVERY, max(lease.term.left, 0.0)))
+        asked_at = clock.boottime()
         try:
-            await storage.renew(lease, LEASE_SECONDS)
+            async with asyncio.timeout(max(lease.term.left, _LAST_TRY)):
+                await storage.renew(lease, LEASE_SECONDS)
         except LeaseLost:
             raise
-        except StorageError as error:
+        except (StorageError, TimeoutError) as error:
             # It may be back before the lease lapses; what is written under a lease that did is refused.
-            _log.warning("lease.not_renewed", lease=lease.name, reason=str(error))
+            _log.warning("lease.not_renewed", lease=lease.name, reason=str(error) or "no answer in time")
+            lease.check()
+        else:
+            lease.term.extend(asked_at)
 
 
 async def _release(storage: Storage, lease: Lease) -> None:

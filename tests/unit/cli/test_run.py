@@ -53,6 +53,18 @@ def test_a_storage_error_on_the_way_is_one_clear_line(cli: Cli, monkeypatch: pyt
     assert (result.code, result.err) == (1, "ssl-cert-server: the disk is gone\n")
 
 
+def test_a_bug_is_logged_without_secrets(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(config: Config, announce: object) -> None:
+        raise ValueError("-----BEGIN PRIVATE KEY-----\nMHcCAQEE\n-----END PRIVATE KEY-----")
+
+    monkeypatch.setattr(command, "run_server", fail)
+    result = cli("run")
+    assert result.code == 1
+    assert "event=process.crashed" in result.err
+    assert "ValueError: [redacted]" in result.err
+    assert "MHcCAQEE" not in result.err
+
+
 @pytest.mark.parametrize(("customary", "listen"), [(None, 8999), ("listen: '127.0.0.1:7000'\n", 7000)])
 def test_without_an_option_the_customary_file_or_the_defaults_are_used(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, customary: str | None, listen: int

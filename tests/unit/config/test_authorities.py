@@ -137,8 +137,8 @@ class TestEab:
             ("kid: a, hmac_key_env: NOWHERE", ".hmac_key_env: the environment variable is not set, or empty"),
             ("kid: a, hmac_key_env: 'A=B'", ".hmac_key_env: the environment variable is not set, or empty"),
             ("kid: a, hmac_key_file: /nowhere", ".hmac_key_file: the file can't be read: no such file or directory"),
-            ("kid: a, hmac_key_file: /dev/zero", ".hmac_key_file: the file is larger than 4 KiB, which no secret is"),
-            ("kid: a, hmac_key_file: /dev/null", ".hmac_key_file: the file is empty"),
+            ("kid: a, hmac_key_file: /dev/zero", ".hmac_key_file: the file can't be read: it is a device, not a "
+             "regular file"),
             ('kid: a, hmac_key_file: "a\\0"', ".hmac_key_file: holds a line break, a control character or another "
              "character that can't be seen"),
         ],
@@ -153,6 +153,10 @@ class TestEab:
         assert only_mistake(text) == "2: acme[0].eab.hmac_key_file: the file is not UTF-8 text"
         file.write_text("not it")
         assert only_mistake(text) == f"2: acme[0].eab.hmac_key_file: {BASE64URL}"
+        file.write_bytes(bytes(4097))
+        assert only_mistake(text) == "2: acme[0].eab.hmac_key_file: the file is larger than 4 KiB, which no secret is"
+        file.write_bytes(b"")
+        assert only_mistake(text) == "2: acme[0].eab.hmac_key_file: the file is empty"
 
     @pytest.mark.parametrize("padded", ["YQ", "YQ==", "YWI", "YWI=", "YWJj", "-_-_"])
     def test_padding_is_as_you_like(self, padded: str) -> None:

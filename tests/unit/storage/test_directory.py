@@ -269,6 +269,9 @@ async def test_a_refused_write_leaves_no_temporary_file(
 
 
 async def test_checking_for_writability_leaves_nothing(storage: DirectoryStorage, root: Path) -> None:
+    await storage.put("_state/a.example", b"value")
+    await taken(storage, "certificates/a.example")
+    await storage.next_due("work")  # makes the index
     before = sorted(root.rglob("*"))
     await storage.check_writable()
     assert sorted(root.rglob("*")) == before

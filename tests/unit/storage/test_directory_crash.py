@@ -58,7 +58,7 @@ asyncio.run(both())
 """
 
 HANG = """
-import asyncio, sys
+import asyncio, os, sys
 from pathlib import Path
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.storage import directory
@@ -66,8 +66,10 @@ from ssl_cert_server.storage.directory import DirectoryStorage
 
 async def hang():
     directory._CLOSING = 0.1
+    never, _ = os.pipe()
+    directory.read_file = lambda path: os.read(never, 1)
     storage = DirectoryStorage(Path(sys.argv[1]), SystemClock())
-    reading = asyncio.create_task(storage.get("pipe"))
+    reading = asyncio.create_task(storage.get("a.example"))
     await asyncio.sleep(0.1)
     reading.cancel()
     await storage.close()
@@ -148,29 +150,30 @@ async def test_killed_again_and_again_no_acknowledged_entry_is_lost(tmp_path: Pa
 
 async def test_closing_does_not_wait_for_a_thread_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory, "_CLOSING", 0.1)
-    os.mkfifo(tmp_path / "pipe")  # opening it for reading waits for a writer
+    never, writer = os.pipe()  # the disk's answer, which does not come
+    monkeypatch.setattr(directory, "read_file", lambda path: os.read(never, 1))
     storage = DirectoryStorage(tmp_path, ManualClock())
     await storage.schedule("work", [Due("a.example", NOW)])
-    reading = [asyncio.create_task(storage.get("pipe")) for _ in range(10)]
+    reading = [asyncio.create_task(storage.get("a.example")) for _ in range(10)]
     await asyncio.sleep(0)
-    await asyncio.to_thread(wait_until, lambda: storage._threads._jobs.qsize() == 2)  # all threads hang
+    await asyncio.to_thread(wait_until, lambda: storage._reading._jobs.qsize() == 2)  # all threads hang
     with capture_logs() as logs:
         await storage.close()
     assert [(log["event"], log["log_level"]) for log in logs] == [("storage.close_given_up", "warning")]
     with pytest.raises(StorageError, match="closed"):
-        await storage.get("pipe")
-    (tmp_path / "pipe").open("wb").close()
+        await storage.get("a.example")
+    os.close(writer)
     done = await asyncio.gather(*reading, return_exceptions=True)
     assert len([result for result in done if result == b""]) == 8, "those that had begun"
     assert len([result for result in done if isinstance(result, StorageError) and "closed" in str(result)]) == 2
     for thread in threading.enumerate():
         if thread.name.startswith("storage"):
             await asyncio.to_thread(thread.join, 60)
+    os.close(never)
     assert not [*(tmp_path / "_leases").glob(".holder-*")], "let go of in the end"
 
 
 def test_nor_does_the_end_of_the_process(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", HANG, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "closed"), done.stderr

@@ -370,7 +370,7 @@ async def test_a_schedule_that_was_given_up_never_lands_after_a_later_one(
 async def test_a_writer_that_never_ends_is_told_and_read_beside(
     storage: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssl_cert_server.storage.directory_index_file.BUSY", 0.05)
+    monkeypatch.setattr("ssl_cert_server.storage.directory_threads.PATIENCE", 0.05)
     await storage.schedule("work", [Due("a.example", NOW)])
     with closing(sqlite3.connect(root / ".index.sqlite", isolation_level=None)) as another:
         another.execute("BEGIN IMMEDIATE")

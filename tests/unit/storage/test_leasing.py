@@ -8,9 +8,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from ssl_cert_server.errors import LeaseLost, StorageError
+from ssl_cert_server.storage.base import Lease
 from ssl_cert_server.storage.leasing import LEASE_SECONDS, leased
 from tests.support.clock import ManualClock
 from tests.support.faulty_storage import FaultyStorage
+from tests.support.loop_time import LoopTime
 
 
 class Work:
@@ -186,6 +188,111 @@ async def test_a_lease_that_lapsed_unrenewed_cancels_the_block_once_another_has_
     assert task.done()
     with pytest.raises(LeaseLost):
         await task
+
+
+# --- a holder that stood still, or could not renew
+
+
+async def test_a_held_lease_passes_its_check_however_long_it_is_renewed(
+    storage: FaultyStorage, clock: ManualClock
+) -> None:
+    async with leased(storage, "work", clock) as lease:
+        for _ in range(10):
+            await clock.advance(LEASE_SECONDS * 0.9)
+            lease.check()
+
+
+@pytest.mark.parametrize("how", ["stopped", "suspended"])
+async def test_after_standing_still_for_longer_than_the_lease_the_block_knows_before_its_next_step(
+    storage: FaultyStorage, clock: ManualClock, how: str
+) -> None:
+    async with leased(storage, "work", clock) as lease:
+        await clock.advance(1)
+        lease.check()
+        if how == "stopped":
+            clock.stand_still(LEASE_SECONDS)
+        else:
+            clock.suspend(LEASE_SECONDS)
+        with pytest.raises(LeaseLost, match="work was not renewed for 30 s; another may have it"):
+            lease.check()
+
+
+async def test_a_lapsed_lease_that_nobody_took_is_renewed_and_held_again(
+    storage: FaultyStorage, clock: ManualClock
+) -> None:
+    async with leased(storage, "work", clock) as lease:
+        await clock.advance(1)
+        clock.stand_still(LEASE_SECONDS * 2)
+        await clock.advance(0)
+        lease.check()
+        assert await storage.acquire("work", 1) is None
+
+
+async def test_a_lapsed_lease_that_was_taken_cancels_the_block_when_it_goes_on(
+    storage: FaultyStorage, clock: ManualClock
+) -> None:
+    task = asyncio.ensure_future(Work(storage, clock).run())
+    await clock.advance(1)
+    clock.stand_still(LEASE_SECONDS * 2)
+    assert await storage.acquire("work", 1000) is not None
+    await clock.advance(0)
+    with pytest.raises(LeaseLost):
+        await task
+
+
+async def test_one_that_cannot_be_renewed_in_time_cancels_the_block_though_nobody_took_it(
+    storage: FaultyStorage, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = asyncio.ensure_future(Work(storage, clock).run())
+    monkeypatch.setattr(storage, "renew", refused)
+    await clock.advance(LEASE_SECONDS * 0.99)
+    assert not task.done()
+    await clock.advance(LEASE_SECONDS * 0.01)
+    assert task.done()
+    with pytest.raises(LeaseLost, match="not renewed for 30 s"):
+        await task
+
+
+async def test_a_renewal_without_an_answer_is_given_up_when_the_lease_lapses(
+    storage: FaultyStorage, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*args: object) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    time = LoopTime()
+    task = asyncio.ensure_future(Work(storage, clock).run())
+    monkeypatch.setattr(storage, "renew", hang)
+    await clock.advance(LEASE_SECONDS / 3)
+    clock.stand_still(LEASE_SECONDS * 2 / 3)
+    await time.advance(LEASE_SECONDS * 2 / 3 + 1)
+    with pytest.raises(LeaseLost, match="not renewed for 30 s"):
+        await task
+
+
+async def test_the_lease_counts_from_when_storage_was_asked(
+    storage: FaultyStorage, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire, renew = storage.acquire, storage.renew
+
+    async def slow_acquire(name: str, seconds: float) -> Lease | None:
+        lease = await acquire(name, seconds)
+        clock.stand_still(LEASE_SECONDS)
+        return lease
+
+    async def slow_renew(lease: Lease, seconds: float) -> None:
+        await renew(lease, seconds)
+        clock.stand_still(LEASE_SECONDS)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(storage, "acquire", slow_acquire)
+        async with leased(storage, "work", clock) as lease:
+            with pytest.raises(LeaseLost):
+                lease.check()
+    async with leased(storage, "work", clock) as lease:
+        monkeypatch.setattr(storage, "renew", slow_renew)
+        await clock.advance(LEASE_SECONDS / 3)
+        with pytest.raises(LeaseLost):
+            lease.check()
 
 
 async def test_a_lease_that_cannot_be_released_lapses_by_itself(

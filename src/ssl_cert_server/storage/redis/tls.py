@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 from ssl_cert_server.errors import StorageError
+from ssl_cert_server.files import check_regular
 from ssl_cert_server.storage.redis.settings import RedisSettings
 
 
@@ -40,5 +41,6 @@ class TlsContexts:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
+    check_regular(path)  # OpenSSL would wait for whoever writes to a named pipe
     status = path.stat()
     return status.st_mtime_ns, status.st_ino

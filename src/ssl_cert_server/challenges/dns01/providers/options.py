@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssl_cert_server.errors import StartError
+from ssl_cert_server.files import read_regular
 
 MAX_FILE = 64 * 1024
 """Bytes of a file that holds one option; a cloud's service account takes 3 kB."""
@@ -122,8 +123,7 @@ def _read_form(key: str, given: str) -> str:
 
 def _read_file(path: str) -> str:
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(MAX_FILE + 1)
+        content = read_regular(Path(path), MAX_FILE)
     except OSError as error:
         raise ValueError(f"the file {path} can't be read: {(error.strerror or 'no such path').lower()}") from None
     if len(content) > MAX_FILE:

@@ -1,0 +1,112 @@
+"""An order that can't be stored in a directory: one write is refused, and others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import pytest
+
+from tests.integration.orders.scene import Ca, Scene, check_costs_one, check_lasting
+from tests.support.fault_proxy import Step
+from tests.support.storage_faults import failing_calls, index_locked, locked, of_another_owner, unwritable
+
+LOCKED = 30
+"""Seconds, at most, for which a lock is held."""
+
+Fault = Callable[[Scene, Path], AbstractContextManager[None]]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, ca: Ca) -> Iterator[Scene]:
+    with Scene(tmp_path_factory.mktemp("server"), ca) as scene:
+        yield scene
+
+
+def _unwritable(folder: str) -> Fault:
+    return lambda scene, _: unwritable(scene.server.directory / folder)
+
+
+def _failing(call: str, error: str) -> Fault:
+    return lambda scene, folder: failing_calls(scene.server.process, call, error, folder / "strace.log")
+
+
+def _of_another_owner(*names: str) -> Fault:
+    return lambda scene, _: of_another_owner(*(scene.server.directory / name for name in names))
+
+
+def _index_locked(scene: Scene, _: Path) -> AbstractContextManager[None]:
+    return index_locked(scene.server.directory / ".index.sqlite")
+
+
+LASTING: dict[str, Fault] = {
+    "_state unwritable": _unwritable("_state"),
+    "index locked": _index_locked,
+    "pwrite64 ENOSPC": _failing("pwrite64", "ENOSPC"),
+    "pwrite64 EIO": _failing("pwrite64", "EIO"),
+    "fdatasync EIO": _failing("fdatasync", "EIO"),
+    "fsync EIO": _failing("fsync", "EIO"),
+    "rename EACCES": _failing("rename", "EACCES"),
+    ".lock of another owner": _of_another_owner(".lock"),
+    ".last-token of another owner": _of_another_owner(".last-token"),
+}
+
+
+@pytest.mark.parametrize("fault", LASTING.values(), ids=[*LASTING])
+def test_nothing_is_ordered_while_a_write_fails(scene: Scene, fault: Fault, tmp_path: Path) -> None:
+    check_lasting(scene, fault(scene, tmp_path))
+
+
+def test_nothing_is_ordered_where_another_owner_keeps_the_index_closed(scene: Scene) -> None:
+    """As after a command that root ran before the server was started."""
+    scene.server.stop()
+    scene.begin(of_another_owner(*(scene.server.directory / name for name in (".index.sqlite", ".index.lock"))))
+    scene.server.start()
+    check_lasting(scene, nullcontext())
+
+
+def test_an_index_of_another_owner_is_replaced(scene: Scene) -> None:
+    scene.server.stop()
+    scene.begin(of_another_owner(scene.server.directory / ".index.sqlite"))
+    scene.server.start()
+    (name,) = scene.new_names(1)
+    assert {reply.status for reply in scene.ask_ten_times(name)} == {200}
+    assert scene.orders == 1
+    assert scene.is_ready()
+    assert "event=storage.index_lost" in scene.server.log
+
+
+def test_a_record_that_can_not_be_written_costs_one_order(scene: Scene) -> None:
+    check_costs_one(scene, unwritable(scene.server.directory / "_issued"))
+
+
+AFTER = [
+    pytest.param(Step.NEW_ORDER, _unwritable("_state"), id="newOrder, _state unwritable"),
+    pytest.param(Step.NEW_ORDER, _failing("fsync", "EIO"), id="newOrder, fsync EIO"),
+    pytest.param(Step.NEW_ORDER, _failing("rename", "EACCES"), id="newOrder, rename EACCES"),
+    pytest.param(Step.CERTIFICATE, _unwritable("_state"), id="certificate, _state unwritable"),
+    pytest.param(Step.CERTIFICATE, _failing("fsync", "EIO"), id="certificate, fsync EIO"),
+]
+
+
+@pytest.mark.parametrize(("step", "fault"), AFTER)
+def test_a_write_that_fails_after_a_step_costs_no_other_order(
+    scene: Scene, step: Step, fault: Fault, tmp_path: Path
+) -> None:
+    check_costs_one(scene, fault(scene, tmp_path), at=step)
+
+
+def test_a_lock_that_is_taken_at_new_order_costs_no_other_order(scene: Scene) -> None:
+    (name,) = scene.new_names(1)
+    scene.begin_at(Step.NEW_ORDER, name, locked(scene.server.directory / ".lock"))
+    with ThreadPoolExecutor(10) as pool:
+        asking = [pool.submit(scene.server.cert, name) for _ in range(10)]
+        wait(asking, timeout=LOCKED)
+        scene.check_known()
+        assert not scene.is_ready()
+        assert scene.orders == 1
+        scene.end()
+        assert {question.result().status for question in asking} <= {200, 500}
+    scene.check_issued(name, orders=1)
