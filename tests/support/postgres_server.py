@@ -56,7 +56,7 @@ class PostgresServer:
         with (self.data / "postgresql.conf").open("a") as file:
             file.write(_CONFIG.format(port=self.port, folder=self.folder))
         limit = [] if largest_file is None else ["prlimit", f"--fsize={largest_file}"]
-        argv = self._as_user(*limit, _program("postgres"), "-D", self.data)
+        argv = self._as_user(*limit, program("postgres"), "-D", self.data)
         self._process = Process(argv, self.folder / "log")
 
     def __enter__(self) -> Self:
@@ -160,11 +160,11 @@ class PostgresServer:
         password = self.folder / "password"
         password.write_text(self.password)
         password.chmod(0o644)
-        argv: list[str | Path] = [_program("initdb"), "-D", self.data, "-U", self._user, f"--pwfile={password}"]
+        argv: list[str | Path] = [program("initdb"), "-D", self.data, "-U", self._user, f"--pwfile={password}"]
         argv += ["-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync"]
         if follows is not None:
             source = follows.dsn(application_name="standby")
-            argv = [_program("pg_basebackup"), "-D", self.data, "-d", source, "-R", "-c", "fast", "--no-sync"]
+            argv = [program("pg_basebackup"), "-D", self.data, "-d", source, "-R", "-c", "fast", "--no-sync"]
         made = subprocess.run(self._as_user(*argv), capture_output=True, text=True, check=False, cwd=self.folder)
         password.unlink()
         if made.returncode:
@@ -178,7 +178,7 @@ class PostgresServer:
         return [*become, *argv]
 
 
-def _program(name: str) -> Path:
+def program(name: str) -> Path:
     versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
     found = shutil.which(name)
     if not versions and found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -12,3 +13,11 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end, f"it did not happen within {seconds:g} s"
         time.sleep(0.05)
+
+
+async def wait_until_async(condition: Callable[[], object], seconds: float = 60) -> None:
+    """As :func:`wait_until`, while what this loop does goes on."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"it did not happen within {seconds:g} s"
+        await asyncio.sleep(0.01)

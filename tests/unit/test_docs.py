@@ -18,7 +18,7 @@ from ssl_cert_server.http import connection, load, protocol
 from ssl_cert_server.issuers import managed
 from ssl_cert_server.ocsp import exchange
 from ssl_cert_server.renewal import staples as asked_staples
-from ssl_cert_server.renewal import worker
+from ssl_cert_server.renewal import worker, write_back
 from ssl_cert_server.server import compose, descriptors, run
 from ssl_cert_server.service import (
     ask,
@@ -27,6 +27,7 @@ from ssl_cert_server.service import (
     certificates,
     flights,
     issuance,
+    mirror_watch,
     news,
     preflight,
     staples,
@@ -129,6 +130,9 @@ LIMITS = {
     "one storage operation": f"{directory_threads.DEADLINE:.0f} s",
     "a lock of the directory or of its index that another process holds": f"{directory_threads.PATIENCE:.0f} s",
     "a read from a shared storage of what `mirror_dir` has": f"{mirror._PATIENCE * 1000:.0f} ms",
+    "looking for certificates that storage lost": f"{write_back._LOOK_EVERY:.0f} s",
+    "certificates in memory compared at each look": f"{write_back._CHECKED}",
+    "looking whether `mirror_dir` was emptied": f"{mirror_watch.LOOK_EVERY:.0f} s",
     "a file in storage": f"{base.MAX_VALUE // MIB} MiB",
     "looking for changed managed files": f"{managed._WATCH_EVERY:.0f} s",
     "managed files looked at each time": f"{managed._AT_ONCE}",

@@ -17,8 +17,8 @@ from ssl_cert_server.config.authorities import Acme
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.errors import StartError
 from ssl_cert_server.issuers.account import AcmeAccount
-from ssl_cert_server.server.compose import open_storage
 from ssl_cert_server.server.engine import open_account
+from ssl_cert_server.server.storages import open_storages
 
 _T = TypeVar("_T")
 
@@ -86,7 +86,7 @@ async def _url(account: AcmeAccount) -> str | None:
 async def _with_account(config: Config, ca: Acme, work: Callable[[AcmeAccount], Awaitable[_T]]) -> _T:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        storage = open_storage(config, clock)
+        storage = open_storages(config, clock).storage
         stack.push_async_callback(storage.close)
         account, _ = await open_account(ca, storage, clock, stack)
         return await work(account)

@@ -10,7 +10,7 @@ from ssl_cert_server.cli.options import ConfigFile, configuration
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.issuers.local_ca import LocalCa
-from ssl_cert_server.server.compose import open_storage
+from ssl_cert_server.server.storages import open_storages
 
 app = typer.Typer(help="The local CA, which answers names that no public CA issues for.", no_args_is_help=True)
 
@@ -29,7 +29,7 @@ def root(config: ConfigFile = None) -> None:
 
 async def _root_pem(config: Config) -> bytes:
     clock = SystemClock()
-    storage = open_storage(config, clock)
+    storage = open_storages(config, clock).storage
     try:
         return (await LocalCa(storage, clock).root()).chain_pem
     finally:

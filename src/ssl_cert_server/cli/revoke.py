@@ -16,9 +16,10 @@ from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.errors import NotPermitted, StorageError
 from ssl_cert_server.model import KeyFamily
-from ssl_cert_server.server.compose import open_ask, open_storage, policy_rules, renewal_plan
+from ssl_cert_server.server.compose import open_ask, policy_rules, renewal_plan
 from ssl_cert_server.server.engine import open_engine
 from ssl_cert_server.server.revocation import Revocation
+from ssl_cert_server.server.storages import open_storages
 from ssl_cert_server.service.policy import Policy, Source
 
 
@@ -72,7 +73,7 @@ async def _revoke(config: Config, name: str, family: KeyFamily | None, reason: i
     if decision.source is not Source.ACME:
         raise NotPermitted(f"{name} is not answered by a CA's certificate here; there is nothing to revoke")
     async with AsyncExitStack() as stack:
-        storage = open_storage(config, clock)
+        storage = open_storages(config, clock).storage
         stack.push_async_callback(storage.close)
         engine = await open_engine(config, storage, clock, stack)
         revocation = Revocation(

@@ -13,7 +13,7 @@ from ssl_cert_server.cli.progress import count_for_bar, progress
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.load import load_config
 from ssl_cert_server.config.schema import Config
-from ssl_cert_server.server.compose import open_storage
+from ssl_cert_server.server.storages import open_storage
 from ssl_cert_server.server.upkeep.copy import Counts, StorageCopy
 from ssl_cert_server.server.upkeep.kept import Kept
 
@@ -45,9 +45,9 @@ def copy(
 
 async def _copy(source: Config, target: Config, *, empty: bool, overwrite: bool) -> Counts:
     clock, kept = SystemClock(), Kept(source, target)
-    reading = open_storage(source, clock, mirror=False)
+    reading = open_storage(source, clock)
     try:
-        writing = open_storage(target, clock, mirror=False)
+        writing = open_storage(target, clock)
         try:
             total = await count_for_bar(kept, reading)
             with progress("copying", total) as step:

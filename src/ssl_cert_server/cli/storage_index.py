@@ -11,7 +11,8 @@ from ssl_cert_server.cli.printing import print_in_background
 from ssl_cert_server.cli.progress import progress
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
-from ssl_cert_server.server.compose import open_storage, policy_rules, renewal_plan
+from ssl_cert_server.server.compose import policy_rules, renewal_plan
+from ssl_cert_server.server.storages import open_storage
 from ssl_cert_server.server.upkeep.index import QueueRebuild
 from ssl_cert_server.server.upkeep.stored import Rules
 from ssl_cert_server.service.policy import Policy
@@ -33,7 +34,7 @@ def rebuild_index(config: ConfigFile = None) -> None:
 async def _rebuild(config: Config) -> QueueRebuild:
     clock = SystemClock()
     rules = Rules.of(config, Policy(policy_rules(config)))
-    storage = open_storage(config, clock, mirror=False)
+    storage = open_storage(config, clock)
     try:
         with progress("indexing", None) as step:
             work = QueueRebuild(storage, renewal_plan(config, storage, clock), rules, clock, typer.echo, step)

@@ -13,7 +13,7 @@ from ssl_cert_server.cli.progress import count_for_bar, progress
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.errors import StartError
-from ssl_cert_server.server.compose import open_storage
+from ssl_cert_server.server.storages import open_storage
 from ssl_cert_server.server.upkeep.kept import Kept
 from ssl_cert_server.server.upkeep.reseal import Counts, Reseal
 
@@ -43,7 +43,7 @@ def reseal(
 
 async def _reseal(config: Config, *, seal: bool) -> Counts:
     clock, kept = SystemClock(), Kept(config)
-    storage = open_storage(config, clock, seal=seal, mirror=False)
+    storage = open_storage(config, clock, seal=seal)
     try:
         total = await count_for_bar(kept, storage)
         with progress("sealing" if seal else "unsealing", total) as step:

@@ -10,7 +10,8 @@ from ssl_cert_server.cli.options import ConfigFile, configuration
 from ssl_cert_server.cli.progress import count_for_bar, progress
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
-from ssl_cert_server.server.compose import open_storage, policy_rules, renewal_plan
+from ssl_cert_server.server.compose import policy_rules, renewal_plan
+from ssl_cert_server.server.storages import open_storage
 from ssl_cert_server.server.upkeep.kept import Kept
 from ssl_cert_server.server.upkeep.stored import Rules
 from ssl_cert_server.server.upkeep.verify import Verification
@@ -33,7 +34,7 @@ def verify(config: ConfigFile = None) -> None:
 async def _verify(config: Config) -> Verification:
     clock, kept = SystemClock(), Kept(config)
     rules = Rules.of(config, Policy(policy_rules(config)))
-    storage = open_storage(config, clock, mirror=False)
+    storage = open_storage(config, clock)
     try:
         total = await count_for_bar(kept, storage)
         with progress("checking", total) as step:

@@ -11,7 +11,8 @@ from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.model import KeyFamily
 from ssl_cert_server.renewal.plan import RENEWALS
-from ssl_cert_server.server.compose import open_storage, policy_rules
+from ssl_cert_server.server.compose import policy_rules
+from ssl_cert_server.server.storages import open_storages
 from ssl_cert_server.service.policy import Policy
 from ssl_cert_server.service.why import explain
 
@@ -28,7 +29,7 @@ def why(
 
 async def _explain(config: Config, name: str, family: KeyFamily | None) -> str:
     clock = SystemClock()
-    storage = open_storage(config, clock)
+    storage = open_storages(config, clock).storage
     try:
         return await explain(name, Policy(policy_rules(config)), storage, clock, family, renewals=RENEWALS)
     finally:

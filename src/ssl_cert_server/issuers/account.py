@@ -18,8 +18,12 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import AccountRefused, CaProblem, InvalidCertificate, StorageError
 from ssl_cert_server.storage.base import Lease, Storage
 from ssl_cert_server.storage.leasing import leased
+from ssl_cert_server.storage.removals import load_removals, save_removals
 
 _log = structlog.get_logger()
+
+_REMOVAL_KEPT = 366 * 86_400.0
+"""Seconds for which a deactivated account is remembered: an instance may have it in memory for that long."""
 
 _PREDECESSOR_KEY = "acme_account+key"
 # The predecessor kept one key for Let's Encrypt and its staging CA. An account at that is worth nothing, and ending it
@@ -66,6 +70,8 @@ class AcmeAccount:
         self._place = AccountPlace.at(directory_url)
         self._session: AcmeSession | None = None
         self._stored: tuple[bytes, bytes] | None = None
+        self._superseded: set[str] = set()
+        """Digests of keys that were changed for others while this instance ran."""
         self._opening = asyncio.Lock()
 
     async def session(self) -> AcmeSession:
@@ -128,9 +134,12 @@ class AcmeAccount:
                 if error.type not in ("unauthorized", "accountDoesNotExist"):
                     raise
                 # It is so already: an earlier attempt was cut short.
+            # No instance that has it in memory writes it back.
+            await self._note_removal(lease)
             # The key first: what is left of an account after a crash is the URL, which is of no use without it.
             await self._storage.delete(self._place.key, lease=lease)
             await self._storage.delete(self._place.url, lease=lease)
+        self._session = self._stored = None
         _log.info("acme.account.deactivated", directory_url=self._directory_url)
 
     async def _session_to_change(self, lease: Lease) -> AcmeSession:
@@ -147,15 +156,18 @@ class AcmeAccount:
         key = await self._storage.get(self._place.key)
         record = await self._storage.get(self._place.url)
         url = _account_url(record)
-        if key is None or record is None or url is None:
+        if key is None or record is None or url is None or _digest(key) in self._superseded:
             return None
         if self._session is None or self._stored != (key, record):
+            if self._stored is not None and self._stored[0] != key:
+                self._superseded.add(_digest(self._stored[0]))
             self._session, self._stored = AcmeSession(self._client, self._parse_key(key), url), (key, record)
         return self._session
 
     async def _register(self) -> AcmeSession:
         async with leased(self._storage, self._place.url, self._clock) as lease:
             await self._finish_key_change(lease)
+            await self._write_back(lease)
             session = await self._current()
             if session is not None:
                 return session  # a peer was faster
@@ -168,6 +180,26 @@ class AcmeAccount:
         if session is None:
             raise StorageError(f"the account for {self._directory_url} was removed as soon as it was stored")
         return session
+
+    async def _write_back(self, lease: Lease) -> None:
+        """Store the account in memory again, where storage lost it, or went back to a key that was changed."""
+        if self._stored is None:
+            return
+        key, record = self._stored
+        stored = await self._storage.get(self._place.key)
+        if stored is not None and _digest(stored) not in self._superseded:
+            return
+        if _digest(key) in await load_removals(self._storage, self._place.key):
+            return  # it was deactivated
+        await self._storage.put(self._place.key, key, lease=lease)
+        await self._storage.put(self._place.url, record, lease=lease)
+        _log.warning("acme.account.written_back", directory_url=self._directory_url)
+
+    async def _note_removal(self, lease: Lease) -> None:
+        key, now = await self._storage.get(self._place.key), self._clock.now()
+        if key is not None:
+            removal = {_digest(key): now + _REMOVAL_KEPT}
+            await save_removals(self._storage, self._place.key, removal, now=now, lease=lease)
 
     async def _new_account(self, key: AccountKey) -> str:
         try:
@@ -207,6 +239,10 @@ class AcmeAccount:
                 f"the ACME account key under {self._place.key} can't be used ({error}); restore it, or remove it to "
                 "register a new account"
             ) from error
+
+
+def _digest(key: bytes) -> str:
+    return hashlib.sha256(key).hexdigest()
 
 
 def _account_url(stored: bytes | None) -> str | None:

@@ -46,6 +46,11 @@ class LocalCa:
         check_usable(self._root, self._clock.now())
         return self._root
 
+    @property
+    def root_in_memory(self) -> bytes | None:
+        """The stored form of the root, where this instance has used it."""
+        return self._root.stored if self._root is not None else None
+
     async def obtain(self, name: str, subject: Subject) -> Certificate:  # noqa: ARG002 - leaves aren't stored
         root = await self.root()
         validity = Validity.days_from(self._clock.now(), _LEAF_DAYS)

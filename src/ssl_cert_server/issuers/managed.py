@@ -65,6 +65,10 @@ class ManagedCertificates:
         """Give the certificates that are good, by their ``cert_key``."""
         return {cert_key: certificate for cert_key, (_, certificate) in self._good.items()}
 
+    def value_of(self, cert_key: str) -> bytes | None:
+        """Return the bytes of the certificate in use, as they were stored; None where there is none."""
+        return self._good[cert_key][0] if cert_key in self._good else None
+
     async def watch(self) -> None:
         """Look for changed certificates, :data:`_AT_ONCE` of them every two seconds, in turn and for ever.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx2
 from starlette.applications import Starlette
@@ -33,13 +32,18 @@ from ssl_cert_server.renewal.staples import StapleWorker
 from ssl_cert_server.renewal.stored import StoredCertificates
 from ssl_cert_server.renewal.upkeep import CertificateUpkeep
 from ssl_cert_server.renewal.worker import RenewalWorker
+from ssl_cert_server.renewal.write_back import WriteBack
 from ssl_cert_server.server.descriptors import AMPLE, Bounds
 from ssl_cert_server.server.engine import open_engine
+from ssl_cert_server.server.storages import open_storages, operators_keys, self_signed_keys
+from ssl_cert_server.server.upkeep.kept import Kept
 from ssl_cert_server.service.ask import Ask
 from ssl_cert_server.service.cache import AnswerCache
 from ssl_cert_server.service.certificates import Certificates
 from ssl_cert_server.service.changes import ChangeWatch
+from ssl_cert_server.service.held import HeldCertificates
 from ssl_cert_server.service.issuance import AcmeCertificates
+from ssl_cert_server.service.mirror_watch import MirrorWatch
 from ssl_cert_server.service.news import News
 from ssl_cert_server.service.policy import Policy, PolicyRules, SelfSignedRule, Source
 from ssl_cert_server.service.readiness import Readiness
@@ -49,12 +53,6 @@ from ssl_cert_server.service.sweep import StateSweep
 from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.service.verdicts import SharedVerdicts
 from ssl_cert_server.storage.base import Storage
-from ssl_cert_server.storage.directory import DirectoryStorage
-from ssl_cert_server.storage.guarded import GuardedStorage
-from ssl_cert_server.storage.mirror import MirroredStorage
-from ssl_cert_server.storage.registry import open_backend
-from ssl_cert_server.storage.seal import Sealer, SealKey
-from ssl_cert_server.storage.sealed import SealedStorage
 from ssl_cert_server.storage.write_watch import WriteWatch
 
 _MIB = 1024 * 1024
@@ -89,8 +87,10 @@ async def compose(config: Config, clock: Clock, bounds: Bounds = AMPLE) -> Async
     :raises StartError: the CA bundle can't be read.
     """
     async with AsyncExitStack() as stack:
-        storage = WriteWatch(open_storage(config, clock), clock)
+        opened = open_storages(config, clock)
+        storage, retention = WriteWatch(opened.storage, clock), opened.retention
         stack.push_async_callback(storage.close)
+        await retention.load()
         policy = Policy(policy_rules(config))
         engine = await open_engine(config, storage, clock, stack)
         cache = AnswerCache(clock, config.cache_mb * _MIB)
@@ -116,10 +116,11 @@ async def compose(config: Config, clock: Clock, bounds: Bounds = AMPLE) -> Async
         self_signed = SelfSignedIssuer(
             storage, clock, valid_days=config.self_signed.valid_days, organization=config.self_signed.organization
         )
+        local_ca = LocalCa(storage, clock)
         issuers: dict[Source, Issuer] = {
             Source.MANAGED: managed,
             Source.ACME: acme,
-            Source.LOCAL_CA: LocalCa(storage, clock),
+            Source.LOCAL_CA: local_ca,
             Source.SELF_SIGNED: self_signed,
         }
         certificates = Certificates(cache, policy, issuers, clock)
@@ -128,7 +129,29 @@ async def compose(config: Config, clock: Clock, bounds: Bounds = AMPLE) -> Async
         staples = Staples(policy, certificates, storage, clock, want=plan.want_staple)
         stack.push_async_callback(staples.close)
         responder = Responder(await stack.enter_async_context(open_http_client()), clock)
-        refresh = Refresh(policy, cache, certificates, staples, acme, managed, storage)
+        held = HeldCertificates(policy, cache, managed, local_ca)
+        retention.held = held.value
+        write_back = WriteBack(
+            retention,
+            storage,
+            policy,
+            plan,
+            clock,
+            others=operators_keys(config) | self_signed_keys(config),
+            in_memory=held.keys,
+            lease_of=Kept(config).lease,
+        )
+        refresh = Refresh(
+            policy,
+            cache,
+            certificates,
+            staples,
+            acme,
+            managed,
+            storage,
+            on_removed=retention.note_removal,
+            on_reset=write_back.look_at_all,
+        )
         news = News(storage, refresh.names_of, bounds.polls)
         found = StoredCertificates(acme, storage, policy)
         background = {
@@ -143,8 +166,13 @@ async def compose(config: Config, clock: Clock, bounds: Bounds = AMPLE) -> Async
             "renewal.advice": AdviceWorker(plan, found, engine.cas, storage, clock).run,
             "renewal.expiry": ExpiryWorker(plan, found, storage, clock).run,
             "managed.expiry": ManagedExpiries(managed.in_use, plan, storage, clock).run,
+            "write_back": write_back.run,
             **engine.background,
         }
+        if opened.mirror is not None:
+            mirror = opened.mirror
+            watch = MirrorWatch(mirror.directory, mirror.mirrored, mirror.guarded, storage, clock, held.keys)
+            background["mirror.watch"] = watch.run
         if config.preload:
             background["preload"] = Preload(policy.listed(), acme, clock).run
         yield Parts(
@@ -167,31 +195,6 @@ def renewal_plan(config: Config, storage: Storage, clock: Clock) -> RenewalPlan:
     """Make what plans renewals."""
     days = config.lets_encrypt.renew_before
     return RenewalPlan(storage, clock, days * _DAY if days is not None else None)
-
-
-def open_storage(config: Config, clock: Clock, *, seal: bool = True, mirror: bool = True) -> SealedStorage:
-    """Open the storage that the configuration names; with ``seal`` off, what is written stays unsealed.
-
-    With ``mirror`` off, nothing but the storage itself answers, as it is: for what looks at all that there is.
-
-    Without keys it is sealed storage, too: what was sealed is refused there, not taken for broken and issued anew.
-
-    :raises StorageError: it can't be opened.
-    """
-    settings = config.storage
-    sealer = Sealer((SealKey(secret) for secret in settings.seal.secrets), seal=seal)
-    backend = open_backend(settings.type, settings.settings, clock)
-    if mirror and settings.type != "dir_cache":  # a directory looks after itself
-        # Below the seal: what is copied stays as sealed as it was read.
-        backend = _guarded(backend, settings.mirror_dir, clock)
-    return SealedStorage(backend, sealer)
-
-
-def _guarded(backend: Storage, mirror_dir: Path | None, clock: Clock) -> Storage:
-    if mirror_dir is None:
-        return GuardedStorage(backend)
-    mirror = DirectoryStorage(mirror_dir, clock)
-    return MirroredStorage(GuardedStorage(backend, mirror), mirror, clock)
 
 
 def policy_rules(config: Config) -> PolicyRules:

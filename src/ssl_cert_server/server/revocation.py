@@ -21,6 +21,7 @@ from ssl_cert_server.service.records import load_record
 from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.storage.base import Storage
 from ssl_cert_server.storage.leasing import leased
+from ssl_cert_server.storage.removals import record_key, save_removals
 
 _log = structlog.get_logger()
 
@@ -66,16 +67,20 @@ class Revocation:
     async def revoke(self, subject: Subject, old: Predecessor, reason: int) -> None:
         """Revoke at the CA that issued it; where it is still the stored one, it is removed.
 
+        A removal record comes first: no instance that holds the certificate writes it back.
+
         :raises CertServerError: the CA refused or could not be reached.
         """
-        fingerprint = old.certificate.fingerprint
+        key, fingerprint = subject.cert_key, old.certificate.fingerprint
         await self._revoke_at_ca(old, reason)
         _log.info("certificate.revoked", name=subject.names[0], fingerprint=fingerprint)
-        async with leased(self._storage, f"certificates/{subject.cert_key}", self._clock) as lease:
+        async with leased(self._storage, f"certificates/{key}", self._clock) as lease:
+            removal = {fingerprint: float(old.certificate.not_after)}
+            await save_removals(self._storage, key, removal, now=self._clock.now(), lease=lease)
             stored = await self.find(subject)
             if stored is not None and stored.certificate.fingerprint == fingerprint:
-                await self._storage.delete(subject.cert_key, lease=lease)
-                await self._storage.announce([subject.cert_key])
+                await self._storage.delete(key, lease=lease)
+            await self._storage.announce([record_key(key), key])
 
     async def _revoke_at_ca(self, old: Predecessor, reason: int) -> None:
         known = self._engine.cas.get(old.record.directory_url)

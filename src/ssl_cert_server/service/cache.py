@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 
 from ssl_cert_server.clock import Clock
+from ssl_cert_server.model import Certificate
 from ssl_cert_server.service.answer import Answer
 
 _STALE_FOR = 60.0
@@ -70,6 +71,11 @@ class AnswerCache:
     def cert_keys(self) -> list[str]:
         """Give the keys of all certificates that are in use."""
         return [*self._by_cert_key]
+
+    def certificate(self, cert_key: str) -> Certificate | None:
+        """Return the certificate stored under ``cert_key`` that names are answered with; it may have expired."""
+        names = self._by_cert_key.get(cert_key)
+        return self._answers[next(iter(names))][0].certificate if names else None
 
     def names_of(self, cert_key: str) -> set[str]:
         """Give the names that are answered with the certificate stored under ``cert_key``."""

@@ -12,6 +12,7 @@ from ssl_cert_server.storage.base import Lease, Storage
 
 _log = structlog.get_logger()
 
+FOLDER = "_issued"
 _LONGEST_REST = 86_400.0
 _SHORTEST_REST = 3_600.0
 _FACTS = ("revoked", "follows_young")
@@ -26,7 +27,8 @@ class IssuedRecord:
     seconds: the window the CA suggested, the time in it that was drawn, and when the CA is asked again.
 
     It is not renewed before ``rests_until``, nor for the CA's advice before ``heeded_from``. One that is ``revoked`` is
-    replaced at once, unless it ``follows_young``: took the place of one that should have rested itself.
+    replaced at once, unless it ``follows_young``: took the place of one that should have rested itself. ``replaces`` is
+    the fingerprint of its predecessor.
     """
 
     fingerprint: str = ""
@@ -40,6 +42,7 @@ class IssuedRecord:
     heeded_from: float = 0.0
     revoked: bool = False
     follows_young: bool = False
+    replaces: str = ""
 
     @classmethod
     def of_new(
@@ -60,6 +63,7 @@ class IssuedRecord:
             rests_until=now + rest,
             heeded_from=now + (rest if early else min(rest, _SHORTEST_REST)),
             follows_young=early,
+            replaces=before.fingerprint if before is not None else "",
         )
 
     def window_holds(self, now: float) -> bool:
@@ -91,11 +95,12 @@ def _parse(stored: bytes, cert_key: str) -> IssuedRecord:
         texts = {field: str(document[field]) for field in ("fingerprint", "directory_url", "challenge")}
         times = {field: float(document.get(field, 0.0)) for field in _TIMES}
         facts = {field: bool(document.get(field)) for field in _FACTS}
-        return IssuedRecord(**texts, **times, **facts)  # type: ignore[arg-type]
+        replaces = str(document.get("replaces", ""))
+        return IssuedRecord(**texts, **times, **facts, replaces=replaces)  # type: ignore[arg-type]
     except (ValueError, TypeError, KeyError):
         _log.warning("record.unreadable", cert_key=cert_key, remedy="it is ignored and written anew")
         return IssuedRecord()
 
 
 def _key(cert_key: str) -> str:
-    return f"_issued/{cert_key}"
+    return f"{FOLDER}/{cert_key}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 
 from ssl_cert_server.issuers.managed import ManagedCertificates
 from ssl_cert_server.ocsp.staples import FOLDER
@@ -13,6 +13,7 @@ from ssl_cert_server.service.issuance import AcmeCertificates
 from ssl_cert_server.service.policy import Policy
 from ssl_cert_server.service.staples import Staples
 from ssl_cert_server.storage.base import Storage
+from ssl_cert_server.storage.removals import removed_from
 
 _STAPLES = f"{FOLDER}/"
 
@@ -29,7 +30,14 @@ class Refresh:
         acme: AcmeCertificates,
         managed: ManagedCertificates,
         storage: Storage,
+        *,
+        on_removed: Callable[[str], Awaitable[None]],
+        on_reset: Callable[[], None],
     ) -> None:
+        """``on_removed`` is awaited with each key of which a removal was announced, before the key itself is read.
+
+        ``on_reset`` is called when anything may have changed.
+        """
         self._policy = policy
         self._cache = cache
         self._certificates = certificates
@@ -37,6 +45,8 @@ class Refresh:
         self._acme = acme
         self._managed = managed
         self._storage = storage
+        self._on_removed = on_removed
+        self._on_reset = on_reset
 
     async def one(self, key: str) -> Collection[str]:
         """Read a certificate again, or a staple, that is stored under ``key``, and give the names that it answers.
@@ -46,11 +56,16 @@ class Refresh:
         if key.startswith(_STAPLES):
             self._staples.drop(key.removeprefix(_STAPLES))
             return self.names_of(key)
+        removed = removed_from(key)
+        if removed is not None:
+            await self._on_removed(removed)
+            return self.names_of(removed)
         return await self._certificate(key)
 
     def everything(self) -> Collection[str]:
         """Hear that anything may have changed, and give the keys of what is in use: each is to be read again."""
         self._staples.drop_all()
+        self._on_reset()
         return self._cache.cert_keys()
 
     def names_of(self, key: str) -> set[str]:
@@ -58,7 +73,7 @@ class Refresh:
 
         Managed certificates answer whatever their pattern matches: of those, what is in memory is told, too.
         """
-        cert_key = key.removeprefix(_STAPLES)
+        cert_key = removed_from(key) or key.removeprefix(_STAPLES)
         subject = self._policy.stored_subject(cert_key)
         names = set(subject.names if subject is not None else self._managed.names_of(cert_key))
         for name in self._certificates.names_of(cert_key):

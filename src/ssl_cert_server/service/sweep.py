@@ -9,6 +9,7 @@ from ssl_cert_server.service.state import NameState, load_state, save_state
 from ssl_cert_server.service.verdicts import SharedVerdicts
 from ssl_cert_server.storage.base import Storage
 from ssl_cert_server.storage.passed_over import PassedOver
+from ssl_cert_server.storage.removals import RemovalSweep
 
 _log = structlog.get_logger()
 
@@ -23,6 +24,7 @@ class StateSweep:
 
     def __init__(self, storage: Storage, clock: Clock) -> None:
         self._verdicts = SharedVerdicts(storage, clock)
+        self._removals = RemovalSweep(storage, clock)
         self._storage = storage
         self._clock = clock
 
@@ -32,6 +34,7 @@ class StateSweep:
             await self._clock.sleep(_DAY * (1 + self._clock.random() / 10))
             swept = await self.sweep()
             await self._verdicts.sweep()
+            await self._removals.sweep()
             if swept:
                 _log.info("state.swept", names=swept)
 

@@ -157,7 +157,8 @@ class Storage(Protocol):
     async def changes(self, cursor: str, wait: float) -> Changes:
         """Give what was announced after ``cursor``, waiting for ``wait`` seconds at most where there is nothing.
 
-        An empty ``cursor`` gives the present one at once, and no keys. One that makes no sense is too old.
+        An empty ``cursor`` gives the present one at once, and no keys. One that makes no sense is too old, and so is
+        one from before an older state of the storage was restored, however much was announced since.
         """
 
     async def check_writable(self) -> None:

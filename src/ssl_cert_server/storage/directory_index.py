@@ -87,7 +87,7 @@ class DirectoryIndex:
             check_key(key)
         for part in _parts(keys):
             action = _action("announce", part)
-            await self._write(action, partial(sql.announce, keys=part), durable=False)
+            await self._write(action, partial(sql.announce, keys=part, now=self._clock.now()), durable=False)
         news.tell(self._root)
 
     async def changes(self, cursor: str, wait: float) -> Changes:

@@ -136,27 +136,39 @@ def claim(connection: sqlite3.Connection, queue: str, *, now: float, limit: int,
     return [entry for _, entry in taken]
 
 
-def announce(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
-    """Add to the log of changes, and forget the oldest."""
-    connection.executemany("INSERT INTO change (key) VALUES (?)", ((key,) for key in keys))
-    connection.execute("DELETE FROM change WHERE id <= (SELECT max(id) FROM change) - ?", (2 * CHANGES_KEPT,))
+def announce(connection: sqlite3.Connection, keys: Sequence[str], now: float) -> None:
+    """Add to the log of changes, and forget the oldest.
+
+    Ids follow the clock (microseconds), so that none is given twice where an older state of the file was restored.
+    """
+    last = connection.execute("SELECT max(id) FROM change").fetchone()[0] or 0
+    first = max(last + 1, int(now * 1e6))
+    connection.executemany("INSERT INTO change VALUES (?, ?)", enumerate(keys, first))
+    oldest = connection.execute("SELECT id FROM change ORDER BY id DESC LIMIT 1 OFFSET ?", (2 * CHANGES_KEPT,))
+    connection.execute("DELETE FROM change WHERE id <= ?", oldest.fetchone() or (0,))
 
 
 def changes(connection: sqlite3.Connection, cursor: str) -> Changes:
-    """Give what the log holds after a cursor."""
+    """Return what the log holds after a cursor."""
     log, _ = completeness(connection)
-    ends = "SELECT (SELECT min(id) FROM change), (SELECT max(id) FROM change)"  # each one look-up; min, max would scan
-    first, last = connection.execute(ends).fetchone()
-    first, last = first or 1, last or 0
+    last = connection.execute("SELECT max(id) FROM change").fetchone()[0] or 0
     present = f"{log}-{last}"
     if not cursor:
         return Changes(present)
     parsed = _CURSOR.fullmatch(cursor)
-    if not (parsed and parsed[1] == log and first - 1 <= int(parsed[2]) <= last):
+    if not (parsed and parsed[1] == log and _is_known(connection, int(parsed[2]))):
         return Changes(present, reset=True)
     words = "SELECT key FROM change WHERE id > ? AND id <= ? ORDER BY id"
     rows = connection.execute(words, (int(parsed[2]), last))
     return Changes(present, tuple(dict.fromkeys(key for (key,) in rows)))
+
+
+def _is_known(connection: sqlite3.Connection, cursor: int) -> bool:
+    """Return whether a cursor's entry is in the log: else those after it may be missing, or others."""
+    if cursor:
+        return connection.execute("SELECT 1 FROM change WHERE id = ?", (cursor,)).fetchone() is not None
+    # From before the first announcement: nothing may have been forgotten since.
+    return connection.execute("SELECT 1 FROM change LIMIT 1 OFFSET ?", (CHANGES_KEPT,)).fetchone() is None
 
 
 def _move_ready(connection: sqlite3.Connection, queue: str, now: float, limit: int) -> None:

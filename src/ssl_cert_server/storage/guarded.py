@@ -63,6 +63,11 @@ class GuardedStorage(StorageWrapper):
         await self._check()
         await self._inner.check_writable()
 
+    async def remember(self) -> None:
+        """Store the mark in ``memory`` again, which was emptied."""
+        if self._mark:
+            await self._adopt(self._mark)
+
     async def _check(self) -> None:
         mark = self._mark or await self._known()
         if mark and await self._inner.get(mark) is None:

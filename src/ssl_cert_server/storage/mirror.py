@@ -10,7 +10,7 @@ import structlog
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.storage.base import Changes, Lease, Storage
-from ssl_cert_server.storage.mirror_copies import Copies
+from ssl_cert_server.storage.mirror_copies import Copies, MayReplace, always_replace
 from ssl_cert_server.storage.mirror_given import Given
 from ssl_cert_server.storage.wrapper import StorageWrapper
 
@@ -22,6 +22,9 @@ _LATE = 100
 _NEVER_AWAY = float("-inf")
 _ALSO = frozenset({"_local_ca/root"})
 _FOLDERS = ("_ocsp/",)
+_COPIED = "_issued/"
+"""Copied, so that it can be restored together with the certificate, but never served: it decides about issuances."""
+
 _NEVER = frozenset({"acme_account+key"})
 
 
@@ -33,22 +36,29 @@ class MirroredStorage(StorageWrapper):
     whether it is back. A read that takes long goes on in the background, where ``mirror`` has the value.
 
     What was given from ``mirror`` is compared once ``primary`` answers, and announced where it is another by now.
+
+    A certificate that ``primary`` lacks keeps its copy: ``primary`` may have been restored from a backup. Another value
+    takes the copy's place only where ``may_replace`` agrees.
     """
 
-    def __init__(self, primary: Storage, mirror: Storage, clock: Clock) -> None:
+    def __init__(
+        self, primary: Storage, mirror: Storage, clock: Clock, may_replace: MayReplace = always_replace
+    ) -> None:
         super().__init__(primary)
         self._mirror = mirror
         self._clock = clock
         self._away_until = _NEVER_AWAY
         self._pause = _PAUSES[0]
         self._away = False
-        self._copies = Copies(mirror)
+        self._copies = Copies(mirror, may_replace)
         self._given = Given(self._read, primary.announce)
         self._late: set[asyncio.Task[bytes | None]] = set()
         self._leases: set[str] = set()
 
     async def get(self, key: str) -> bytes | None:
         """Read from ``primary``, else what it last gave."""
+        if key.startswith(_COPIED):
+            return await self._read_through(key)
         if not _is_mirrored(key):
             return await self._inner.get(key)
         away = self._clock.monotonic() < self._away_until
@@ -62,13 +72,23 @@ class MirroredStorage(StorageWrapper):
 
     async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:
         await self._inner.put(key, value, lease=lease)
-        if _is_mirrored(key):
-            self._copies.add(key, value)
+        if _is_mirrored(key) or key.startswith(_COPIED):
+            self._copies.add(key, value, written=True)
 
     async def delete(self, key: str, *, lease: Lease | None = None) -> None:
         await self._inner.delete(key, lease=lease)
         if _is_mirrored(key):
-            self._copies.add(key, None)
+            self._copies.add(key, None, written=True)
+
+    async def lacks(self, key: str) -> bool:
+        """Return whether the mirror has no copy under ``key``, and have it written at the next read then.
+
+        :raises StorageError: the mirror can't be read.
+        """
+        if await self._mirror.get(key) is not None:
+            return False
+        self._copies.forget(key)
+        return True
 
     async def acquire(self, name: str, seconds: float) -> Lease | None:
         lease = await self._inner.acquire(name, seconds)
@@ -142,7 +162,14 @@ class MirroredStorage(StorageWrapper):
 
     async def _read(self, key: str) -> bytes | None:
         value = await self._ask(key)
-        self._copies.add(key, value)
+        if value is not None or key.startswith(_FOLDERS):  # a staple that is lost is only asked for again
+            self._copies.add(key, value)
+        return value
+
+    async def _read_through(self, key: str) -> bytes | None:
+        value = await self._inner.get(key)
+        if value is not None:
+            self._copies.add(key, value)
         return value
 
     async def _ask(self, key: str) -> bytes | None:

@@ -293,6 +293,20 @@ async def test_a_reader_that_follows_is_told_everything_that_many_announce_at_on
         assert mine == [f"{who}-{number}" for number in range(25)]
 
 
+async def test_a_cursor_from_before_an_older_state_was_restored_starts_over(
+    backend: PostgresBackend, storage: PostgresStorage
+) -> None:
+    """However much was announced since: ids go on with the clock, so they pass the lost ones at once."""
+    await storage.announce(["kept"])
+    kept = (await storage.changes("", 0)).cursor
+    await storage.announce(["lost"])
+    lost = (await storage.changes("", 0)).cursor
+    backend.server.execute(f"DELETE FROM {backend.schema}.changes WHERE id > %s", [int(kept)])
+    await storage.announce(["since"])
+    assert (await storage.changes(lost, 0)).reset
+    assert (await storage.changes(kept, 0)).keys == ("since",)
+
+
 async def test_announcements_are_kept_in_bounds_and_enough_of_them(
     backend: PostgresBackend, storage: PostgresStorage
 ) -> None:

@@ -373,6 +373,51 @@ async def test_after_an_end_that_was_cut_short_another_account_is_registered(
     assert [account.status for account in fake_ca.accounts] == ["deactivated", "valid"]
 
 
+# --- a storage that went back in time
+
+
+async def test_an_account_that_storage_lost_is_written_back_and_not_registered_anew(
+    make_account: MakeAccount, fake_ca: FakeCa, storage: FaultyStorage
+) -> None:
+    account = make_account()
+    await account.session()
+    key = await storage.get(PLACE.key)
+    await storage.delete(PLACE.key)
+    await storage.delete(PLACE.url)
+    await works(account)
+    assert await storage.get(PLACE.key) == key
+    assert fake_ca.requests.count("newAccount") == 1
+
+
+async def test_a_key_that_went_back_to_an_earlier_one_is_replaced_by_the_one_in_memory(
+    make_account: MakeAccount, fake_ca: FakeCa, storage: FaultyStorage
+) -> None:
+    running = make_account()
+    await running.session()
+    before = await storage.get(PLACE.key)
+    await make_account().change_key()
+    await works(running)
+    key = await storage.get(PLACE.key)
+    await storage.put(PLACE.key, before or b"")
+    await works(running)
+    assert await storage.get(PLACE.key) == key != before
+    assert len(fake_ca.accounts) == 1
+
+
+async def test_an_account_that_was_ended_is_not_written_back(
+    make_account: MakeAccount, fake_ca: FakeCa, storage: FaultyStorage
+) -> None:
+    running, other = make_account(), make_account()
+    await running.session()
+    old = await storage.get(PLACE.key)
+    await other.session()
+    await other.deactivate()
+    for account in (other, running):
+        await works(account)
+    assert await storage.get(PLACE.key) != old
+    assert [account.status for account in fake_ca.accounts] == ["deactivated", "valid"]
+
+
 # --- a key that can't be used
 
 

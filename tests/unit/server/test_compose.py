@@ -35,6 +35,7 @@ BACKGROUND = {
     "http01.left_over",
     "budget.sweep",
     "state.sweep",
+    "write_back",
 }
 
 

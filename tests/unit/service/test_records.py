@@ -10,8 +10,9 @@ from structlog.testing import capture_logs
 
 from ssl_cert_server.errors import LeaseLost, StorageError
 from ssl_cert_server.service.records import IssuedRecord, load_record, save_record
-from tests.support.clock import ManualClock
+from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
+from tests.support.leaves import make_certificate
 
 KEY = "*.a.com+rsa"
 PLACE = f"_issued/{KEY}"
@@ -86,3 +87,12 @@ def test_a_window_holds_from_its_start_until_its_end(now: float, holds: bool) ->
 
 def test_an_unknown_window_never_holds() -> None:
     assert not IssuedRecord().window_holds(0.0)
+
+
+async def test_the_record_of_a_successor_names_its_predecessor(storage: FaultyStorage) -> None:
+    certificate = make_certificate("a.com")
+    record = IssuedRecord.of_new(certificate, "https://ca.test/dir", "dns-01", START, RECORD)
+    assert record.replaces == RECORD.fingerprint
+    await save_record(storage, KEY, record)
+    assert await load_record(storage, KEY, certificate.fingerprint) == record
+    assert IssuedRecord.of_new(certificate, "https://ca.test/dir", "dns-01", START, None).replaces == ""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import pytest
 
+from ssl_cert_server.issuers.local_ca import LocalCa
 from ssl_cert_server.issuers.managed import ManagedCertificates
 from ssl_cert_server.model import Certificate, KeyFamily
 from ssl_cert_server.ocsp.staples import Staple, save_staple
 from ssl_cert_server.service.attempts import Attempts
 from ssl_cert_server.service.cache import AnswerCache
 from ssl_cert_server.service.certificates import Certificates
+from ssl_cert_server.service.held import HeldCertificates
 from ssl_cert_server.service.issuance import AcmeCertificates
 from ssl_cert_server.service.name_states import NameStates
 from ssl_cert_server.service.policy import Policy, PolicyRules, Source
 from ssl_cert_server.service.refresh import Refresh
+from ssl_cert_server.service.retained import RetainedStorage, Retention
 from ssl_cert_server.service.staples import Staples
 from ssl_cert_server.service.turns import Turns
+from ssl_cert_server.storage.removals import save_removals
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaves import DAY, make_certificate
@@ -29,6 +33,8 @@ class Instance:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.storage = FaultyStorage(self.clock)
+        self.retention = Retention(self.storage, None, self.clock, fixed={"shop"})
+        retained = RetainedStorage(self.storage, self.retention)
         policy = Policy(
             PolicyRules(
                 managed=[(r".+\.net", "shop")],
@@ -37,14 +43,12 @@ class Instance:
                 families=(KeyFamily.ECDSA, KeyFamily.RSA),
             )
         )
-        states = NameStates(self.storage, self.clock)
-        attempts = Attempts(self.storage, states, ScriptedCa(self.clock), self.clock, deadline=300.0)
-        acme = AcmeCertificates(
-            self.storage, states, attempts, Turns(32, self.clock), self.clock, upkeep=RecordingUpkeep()
-        )
+        states = NameStates(retained, self.clock)
+        attempts = Attempts(retained, states, ScriptedCa(self.clock), self.clock, deadline=300.0)
+        acme = AcmeCertificates(retained, states, attempts, Turns(32, self.clock), self.clock, upkeep=RecordingUpkeep())
         self.cache = AnswerCache(self.clock, 10_000_000)
         self.managed = ManagedCertificates(
-            self.storage,
+            retained,
             self.clock,
             ["shop"],
             on_replaced=lambda subject, new: self.certificates.replace(subject, new, Source.MANAGED),
@@ -52,7 +56,22 @@ class Instance:
         issuers = {Source.ACME: acme, Source.MANAGED: self.managed}
         self.certificates = Certificates(self.cache, policy, issuers, self.clock)  # type: ignore[arg-type]
         self.staples = Staples(policy, self.certificates, self.storage, self.clock, want=self._want)
-        self.refresh = Refresh(policy, self.cache, self.certificates, self.staples, acme, self.managed, self.storage)
+        self.retention.held = HeldCertificates(policy, self.cache, self.managed, LocalCa(retained, self.clock)).value
+        self.resets = 0
+        self.refresh = Refresh(
+            policy,
+            self.cache,
+            self.certificates,
+            self.staples,
+            acme,
+            self.managed,
+            retained,
+            on_removed=self.retention.note_removal,
+            on_reset=self._count_reset,
+        )
+
+    def _count_reset(self) -> None:
+        self.resets += 1
 
     async def staple(self, cert_key: str, certificate: Certificate, response: bytes) -> None:
         """Store a certificate's staple."""
@@ -68,6 +87,11 @@ class Instance:
         certificate = make_certificate(*names)
         await self.storage.put(cert_key, certificate.stored)
         return certificate.fingerprint
+
+    async def remove(self, cert_key: str, fingerprint: str) -> None:
+        """Remove a certificate as ``revoke`` does."""
+        await save_removals(self.storage, cert_key, {fingerprint: START + 90 * DAY}, now=self.clock.now())
+        await self.storage.delete(cert_key)
 
     async def served(self, name: str) -> str:
         return (await self.certificates.answer(name)).certificate.fingerprint
@@ -103,9 +127,38 @@ async def test_a_wildcard_stands_for_what_it_covers(it: Instance) -> None:
 async def test_one_that_was_removed_is_not_handed_out_any_more(it: Instance) -> None:
     old = await it.put("a.com", "a.com")
     await it.served("a.com")
-    await it.storage.delete("a.com")
+    await it.remove("a.com", old)
+    assert set(await it.refresh.one("_removed/a.com")) == {"a.com"}
     assert set(await it.refresh.one("a.com")) == {"a.com"}
     assert await it.served("a.com") != old
+
+
+async def test_one_whose_removal_was_not_heard_is_not_handed_out_after_a_reset(it: Instance) -> None:
+    old = await it.put("a.com", "a.com")
+    await it.served("a.com")
+    await it.remove("a.com", old)
+    await it.refresh.one("a.com")
+    assert await it.served("a.com") != old
+
+
+async def test_one_that_storage_lost_is_handed_out_on_and_queued_to_be_written_back(it: Instance) -> None:
+    old = await it.put("a.com", "a.com")
+    await it.served("a.com")
+    await it.storage.delete("a.com")
+    for key in it.refresh.everything():
+        await it.refresh.one(key)
+    assert await it.served("a.com") == old
+    assert await it.retention.lost.take() == "a.com"
+    assert it.resets == 1
+
+
+async def test_an_older_one_takes_no_newer_ones_place(it: Instance) -> None:
+    new = await it.put("a.com", "a.com")
+    await it.served("a.com")
+    await it.storage.put("a.com", make_certificate("a.com", start=START - DAY).stored)
+    await it.refresh.one("a.com")
+    assert await it.served("a.com") == new
+    assert len(it.retention.lost) == 1
 
 
 async def test_a_managed_one_is_read_at_once_and_told_by_all_names_it_answers(it: Instance) -> None:

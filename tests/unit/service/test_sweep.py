@@ -9,6 +9,7 @@ from ssl_cert_server.errors import StorageError
 from ssl_cert_server.model import OpenOrder
 from ssl_cert_server.service.state import NameState, load_state, save_state
 from ssl_cert_server.service.sweep import StateSweep
+from ssl_cert_server.storage.removals import RemovalSweep, load_removals, save_removals
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaves import DAY
@@ -67,3 +68,28 @@ async def test_storage_that_is_away_ends_the_sweep(storage: FaultyStorage, clock
     storage.break_down("get")
     with pytest.raises(StorageError):
         await StateSweep(storage, clock).sweep()
+
+
+async def test_removal_records_go_once_what_they_name_has_expired(storage: FaultyStorage, clock: ManualClock) -> None:
+    await save_removals(storage, "a.com", {"old": START + DAY, "new": START + 2 * DAY}, now=START)
+    await save_removals(storage, "b.com", {"other": START + DAY}, now=START)
+    clock.jump(1.5 * DAY)
+    await RemovalSweep(storage, clock).sweep()
+    assert [key async for key in storage.list("_removed")] == ["_removed/a.com"]
+    assert set(await load_removals(storage, "a.com")) == {"old", "new"}
+
+
+async def test_a_record_that_is_just_being_written_stays(storage: FaultyStorage, clock: ManualClock) -> None:
+    await save_removals(storage, "a.com", {"old": START + DAY}, now=START)
+    clock.jump(2 * DAY)
+    lease = await storage.acquire("certificates/a.com", 1e9)
+    assert lease is not None
+    await RemovalSweep(storage, clock).sweep()
+    assert await storage.get("_removed/a.com") is not None
+
+
+async def test_a_removal_record_is_bounded_and_a_broken_one_counts_as_none(storage: FaultyStorage) -> None:
+    await storage.put("_removed/a.com", b"[]")
+    for number in range(50):
+        await save_removals(storage, "a.com", {f"{number}": START + number + 1}, now=START)
+    assert set(await load_removals(storage, "a.com")) == {f"{number}" for number in range(30, 50)}

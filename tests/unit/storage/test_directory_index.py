@@ -427,6 +427,22 @@ async def test_what_another_process_announces_is_seen_at_the_next_look(
     assert (await waiting).keys == ("a.example",)
 
 
+async def test_a_cursor_from_before_an_older_state_was_restored_starts_over(
+    storage: DirectoryStorage, root: Path, clock: ManualClock
+) -> None:
+    """However much was announced since, and was given the numbers of what is lost."""
+    cursors = []
+    for number in range(4):
+        await clock.advance(0.01)
+        await storage.announce([f"a{number}.example"])
+        cursors.append((await storage.changes("", 0)).cursor)
+    with closing(sqlite3.connect(root / ".index.sqlite", isolation_level=None)) as another:
+        another.execute("DELETE FROM change WHERE key <> 'a0.example'")
+    await clock.advance(0.01)
+    await storage.announce([f"b{number}.example" for number in range(10)])
+    assert [(await storage.changes(cursor, 0)).reset for cursor in cursors] == [False, True, True, True]
+
+
 async def test_the_wait_for_changes_ends(storage: DirectoryStorage, clock: ManualClock) -> None:
     cursor = (await storage.changes("", 0)).cursor
     waiting = asyncio.create_task(storage.changes(cursor, 10))

@@ -23,8 +23,12 @@ class Room:
         self.clock = ManualClock()
         self.primary = FaultyStorage(self.clock)
         self.copy = FaultyStorage(self.clock)
-        self.storage = MirroredStorage(self.primary, self.copy, self.clock)
+        self.refused: set[str] = set()
+        self.storage = MirroredStorage(self.primary, self.copy, self.clock, self._may_replace)
         self.asked = 0
+
+    async def _may_replace(self, key: str, copy: bytes, value: bytes) -> bool:
+        return key not in self.refused
 
     async def restart(self) -> None:
         await self.storage.close()
@@ -92,12 +96,54 @@ async def test_what_was_removed_is_removed(it: Room) -> None:
     await it.storage.put("b.com", b"certificate")
     await settle()
     await it.storage.delete("a.com")
-    await it.primary.delete("b.com")  # by another instance
-    await it.read("b.com")
+    await settle()
     it.go_away()
+    with pytest.raises(StorageError):
+        await it.storage.get("a.com")
+
+
+async def test_what_storage_lacks_keeps_its_copy(it: Room) -> None:
+    """It may have been restored from a backup; a removal is told otherwise."""
+    await it.storage.put("b.com", b"certificate")
+    await it.storage.put("_ocsp/b.com", b"staple")
+    await settle()
+    for key in ("b.com", "_ocsp/b.com"):
+        await it.primary.delete(key)
+        await it.read(key)
+    assert await it.copy.get("b.com") == b"certificate"
+    assert await it.copy.get("_ocsp/b.com") is None
+
+
+async def test_another_value_takes_a_copys_place_only_where_that_is_agreed(it: Room) -> None:
+    it.refused.add("a.com")
     for name in ("a.com", "b.com"):
-        with pytest.raises(StorageError):
-            await it.storage.get(name)
+        await it.copy.put(name, b"newer")
+        await it.primary.put(name, b"older")
+    await it.read("a.com", "b.com")
+    assert await it.copy.get("a.com") == b"newer"
+    assert await it.copy.get("b.com") == b"older"
+    await it.storage.put("a.com", b"written here")
+    await settle()
+    assert await it.copy.get("a.com") == b"written here"
+
+
+async def test_the_records_of_certificates_are_copied_and_never_given_from_there(it: Room) -> None:
+    await it.storage.put("_issued/a.com", b"record")
+    await settle()
+    assert await it.copy.get("_issued/a.com") == b"record"
+    it.go_away()
+    with pytest.raises(StorageError):
+        await it.storage.get("_issued/a.com")
+
+
+async def test_a_copy_that_is_gone_is_written_again_once_that_was_noticed(it: Room) -> None:
+    await it.storage.put("a.com", b"certificate")
+    await settle()
+    await it.copy.delete("a.com")
+    assert await it.storage.lacks("a.com")
+    await it.read("a.com")
+    assert await it.copy.get("a.com") == b"certificate"
+    assert not await it.storage.lacks("a.com")
 
 
 async def test_reads_do_not_wait_for_storage_that_is_away(it: Room) -> None:
@@ -207,7 +253,7 @@ async def test_what_was_given_and_is_another_by_now_is_announced_when_storage_an
     await settle()
     assert set((await it.storage.changes(cursor, 0)).keys) == {"old.com", "gone.com"}
     assert await it.copy.get("old.com") == b"new"
-    assert await it.copy.get("gone.com") is None
+    assert await it.copy.get("gone.com") == b"certificate"
 
 
 async def test_what_came_late_and_is_another_than_was_given_is_announced(it: Room) -> None:

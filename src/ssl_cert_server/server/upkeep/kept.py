@@ -12,6 +12,7 @@ from ssl_cert_server.renewal.plan import EXPIRIES, PARKED, QUESTIONS, RENEWALS, 
 from ssl_cert_server.service.budget.buckets import LimitKind, folder
 from ssl_cert_server.storage.base import Storage
 from ssl_cert_server.storage.guarded import MARKS
+from ssl_cert_server.storage.removals import FOLDER as REMOVALS
 
 QUEUES = (RENEWALS, QUESTIONS, PARKED, EXPIRIES, STAPLES)
 
@@ -22,6 +23,8 @@ _FOLDERS = (
     "_local_ca",
     "",
     "_issued",
+    REMOVALS,
+    f"{REMOVALS}/{_ACCOUNTS}",
     STAPLE_FOLDER,
     "_state",
     "_challenges/http-01",
@@ -30,7 +33,7 @@ _FOLDERS = (
     "_ask",
 )
 _ON_DEMAND = "on_demand"
-_CERTIFICATES = frozenset({"_issued", "_state"})
+_CERTIFICATES = frozenset({"_issued", REMOVALS, "_state"})
 
 
 class Kept:

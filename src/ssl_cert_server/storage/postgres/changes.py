@@ -12,8 +12,10 @@ from ssl_cert_server.storage.postgres.listener import Listener
 
 _ANNOUNCE = "SELECT announce(%(keys)s::text[], %(kept)s, %(per_row)s)"
 _READ = """
-SELECT edge.low, edge.high, news.id, news.keys
-FROM (SELECT (SELECT min(id) FROM changes) AS low, (SELECT max(id) FROM changes) AS high) AS edge
+SELECT edge.known, edge.high, news.id, news.keys
+FROM (
+    SELECT EXISTS (SELECT FROM changes WHERE id = %(since)s) AS known, (SELECT max(id) FROM changes) AS high
+) AS edge
 LEFT JOIN LATERAL (
     SELECT id, keys FROM changes WHERE id > %(since)s ORDER BY id LIMIT %(most)s
 ) AS news ON true
@@ -61,10 +63,11 @@ class ChangeLog:
         since = int(cursor) if _CURSOR.fullmatch(cursor) else 0
         values = {"since": since, "most": _ROWS_AT_ONCE if cursor else 0}
         rows = await self._connections.fetch("read what changed", _READ, values)
-        low, high = rows[0][:2]
+        known, high = rows[0][:2]
         if not cursor:
             return Changes(str(high))
-        if not low <= since <= high:
+        # A cursor is a row's id. That row is also gone where an older state was restored, and ids have passed it since.
+        if not known:
             return Changes(str(high), reset=True)
         told = [row for row in rows if row[2] is not None]
         keys = dict.fromkeys(key for row in told for key in row[3])

@@ -19,8 +19,8 @@ from tests.support.faulty_storage import FaultyStorage
 from tests.unit.server.upkeep.support import ACCOUNT, CA, everything, fill
 
 ROOT = Path(ssl_cert_server.__file__).parent
-# The directory's leases, and the ends of sealed values.
-NOT_VALUES = {"_leases", "_sealed"}
+# The directory's leases, the ends of sealed values, and what a mirror keeps of itself.
+NOT_VALUES = {"_leases", "_sealed", "_mirror/cursor", "_mirror/filled"}
 # Ends of options' names, and names of attributes.
 NOT_FOLDERS = {"_file", "_env", "_key", "_jwk", "_algorithm"}
 BUDGET = account_folder(f"{CA} {ACCOUNT}")
