@@ -28,7 +28,8 @@ from ssl_cert_server.renewal.plan import RENEWALS, RenewalPlan
 from ssl_cert_server.renewal.stored import StoredCertificates
 from ssl_cert_server.renewal.upkeep import CertificateUpkeep
 from ssl_cert_server.renewal.worker import RenewalWorker
-from ssl_cert_server.server.compose import open_storage, policy_rules
+from ssl_cert_server.server.compose import policy_rules
+from ssl_cert_server.server.storages import open_storage
 from ssl_cert_server.service.attempts import Attempts
 from ssl_cert_server.service.issuance import AcmeCertificates
 from ssl_cert_server.service.name_states import NameStates

@@ -18,7 +18,7 @@ from tests.support.redis_server import RedisServer
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.load import parse_config
 from ssl_cert_server.renewal.plan import EXPIRIES, QUESTIONS, RENEWALS
-from ssl_cert_server.server.compose import open_storage
+from ssl_cert_server.server.storages import open_storage
 from ssl_cert_server.storage.base import Due, Storage
 
 DOMAIN = "bench.example"
