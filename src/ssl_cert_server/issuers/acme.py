@@ -103,16 +103,21 @@ class AcmeCa:
         """
         key = await asyncio.to_thread(generate_key, self._settings.key_types[family])
 
-        async def keep(url: str) -> None:
-            await on_order(OpenOrder(self.directory_url, url, key_to_pem(key).decode("ascii"), self._clock.now()))
+        placed: dict[str, str] = {}  # URLs of orders, by account
 
         async def work(session: AcmeSession) -> bytes:
+            async def keep(url: str) -> None:
+                placed[session.account_url] = url
+                await on_order(OpenOrder(self.directory_url, url, key_to_pem(key).decode("ascii"), self._clock.now()))
+
             return await obtain(
                 session,
                 names,
                 make_csr(key, names),
                 choice,
                 self._clock,
+                # Where only the account's key was changed since, the order is still open.
+                order_url=placed.get(session.account_url),
                 before_order=before_order,
                 on_order=keep,
                 profile=self._settings.profile,

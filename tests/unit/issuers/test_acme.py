@@ -334,6 +334,7 @@ async def test_a_key_changed_elsewhere_meanwhile_costs_nothing(
         on_order=keep,
     )
     assert len(fake_ca.accounts) == 1
+    assert fake_ca.requests.count("newOrder") == len(fake_ca.orders) == 1, "the open order is resumed"
 
 
 async def test_a_certificate_is_revoked(issuance: Issuance, fake_ca: FakeCa) -> None:
