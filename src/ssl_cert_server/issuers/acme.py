@@ -92,11 +92,13 @@ class AcmeCa:
         *,
         replaces: str | None,
         before_order: Callable[[], Awaitable[None]],
+        before_send: Callable[[], None],
         on_order: KeepOrder,
     ) -> Certificate:
         """Order a certificate; the order and its key go to ``on_order`` before anything is done for it.
 
-        ``before_order`` is awaited right before the CA is asked for an order; where it raises, the CA is not asked.
+        ``before_order`` is awaited before the CA is asked for an order, and ``before_send`` called right before the
+        request is sent; where one raises, the CA is not asked.
         ``replaces`` is the ARI id of the certificate that it succeeds.
 
         :raises AcmeError: the CA refused or could not be reached.
@@ -119,6 +121,7 @@ class AcmeCa:
                 # Where only the account's key was changed since, the order is still open.
                 order_url=placed.get(session.account_url),
                 before_order=before_order,
+                before_send=before_send,
                 on_order=keep,
                 profile=self._settings.profile,
                 replaces=replaces,

@@ -306,6 +306,9 @@ class _Records:
         await self.on_order()
         placing = replace(self.state, orders=orders, placing_at=self.clock.now())
         await self.states.save(self.subject.cert_key, placing, self.lease)
+
+    def check_lease(self) -> None:
+        """See there."""
         self.lease.check()
 
     async def save_orders(self, orders: tuple[OpenOrder, ...]) -> None:

@@ -298,3 +298,23 @@ async def test_a_budget_that_stays_locked_after_an_order_failed_costs_no_other_o
     assert len(scene.ca.orders) == 1
     assert (await load_state(scene.shared, NAME)).retry_at > scene.clock.now()
     await scene.close()
+
+
+async def test_no_order_is_sent_again_under_a_lease_that_may_have_lapsed() -> None:
+    """A process that was stopped while a nonce was fetched, or while it waited to retry, goes on where it was."""
+    scene = Scene(renews=False)
+    await scene.begin()
+    steps = await count_steps(renews=False)
+
+    async def stop(step: Step, _: str) -> Any:
+        scene.ca.bad_nonces = 1
+        answer = await step()
+        scene.clock.stand_still(LEASE)
+        return answer
+
+    scene.instance.steps.at = steps.index("CA newOrder") + 1
+    scene.instance.steps.strike = stop
+    assert await scene.ask() is None
+    assert scene.ca.orders == []
+    assert scene.ca.requests.count("newOrder") == 1
+    await scene.close()
