@@ -133,6 +133,11 @@ class WriteWatch(StorageWrapper):
             _log.info("storage.write_works", kind=kind.what, place=kind.place or "/")
 
 
+def is_probe(key: str) -> bool:
+    """Return whether a key is written only to see whether it can be; a killed server may leave one behind."""
+    return key.rpartition("/")[2] == PROBE
+
+
 def _folder(key: str) -> str:
     """Return the top-level folder of a key; empty for a key at the top level."""
     return key.partition("/")[0] if "/" in key else ""
