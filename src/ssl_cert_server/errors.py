@@ -131,7 +131,14 @@ class Unavailable(CertServerError):
 
 
 class BackingOff(Unavailable):
-    """The name failed lately and isn't tried before ``retry_after``."""
+    """The name failed lately and isn't tried before ``retry_after``.
+
+    ``suspect`` tells whether the name itself may be the reason, rather than storage or a CA that is down.
+    """
+
+    def __init__(self, message: str, retry_after: float, *, suspect: bool = True) -> None:
+        super().__init__(message, retry_after)
+        self.suspect = suspect
 
 
 class BudgetSpent(Unavailable):

@@ -44,6 +44,7 @@ class ScriptedCa:
         try:
             if order is None:
                 await orders.begin()
+                orders.check()
                 self.orders.append(OpenOrder(DIRECTORY, f"https://ca.test/order/{len(self.orders)}", f"key of {name}"))
                 await orders.keep(self.orders[-1])
             await self.gate.wait()

@@ -115,15 +115,17 @@ class AcmeClient:
         accept: str = "application/json",
         attempts: int = ATTEMPTS,
         again: Callable[[AcmeError], bool] = is_transient,
+        before_send: Callable[[], None] | None = None,
     ) -> Answer:
         """Send a signed request (section 6.2); an empty ``payload`` is POST-as-GET. The answer is a success.
 
-        ``again`` decides of a failure whether the request may be sent once more.
+        ``again`` decides of a failure whether the request may be sent once more. ``before_send`` is called right before
+        the request is sent, each time; where it raises, the request is not sent.
         """
 
         async def attempt() -> Answer:
             async with self._slots:
-                return await self._post(url, payload, key, kid, accept)
+                return await self._post(url, payload, key, kid, accept, before_send)
 
         try:
             return await with_retries(attempt, self._clock, attempts=attempts, again=again)
@@ -131,12 +133,22 @@ class AcmeClient:
             self._distrust_directory(error)
             raise
 
-    async def _post(self, url: str, payload: bytes, key: AccountKey, kid: str | None, accept: str) -> Answer:
+    async def _post(
+        self,
+        url: str,
+        payload: bytes,
+        key: AccountKey,
+        kid: str | None,
+        accept: str,
+        before_send: Callable[[], None] | None,
+    ) -> Answer:
         headers = {"Content-Type": "application/jose+json", "Accept": accept}
         nonce = await self._nonce()
         rejected = 0
         while True:
             content = key.sign(payload, url=url, nonce=nonce, kid=kid)
+            if before_send is not None:
+                before_send()
             answer = await self._exchange("POST", url, headers=headers, content=content)
             problem = _refusal(answer)
             if problem is None or problem.type != "badNonce" or rejected == _MAX_NONCES - 1:

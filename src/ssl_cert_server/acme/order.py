@@ -35,6 +35,7 @@ async def obtain(
     *,
     order_url: str | None = None,
     before_order: Callable[[], Awaitable[None]] | None = None,
+    before_send: Callable[[], None] | None = None,
     on_order: Callable[[str], Awaitable[None]] | None = None,
     profile: str | None = None,
     replaces: str | None = None,
@@ -42,11 +43,12 @@ async def obtain(
 ) -> bytes:
     """Get a certificate; the result is its chain in PEM, leaf first.
 
-    ``before_order`` is awaited right before a new order is placed. ``on_order`` is awaited with the new order's URL
-    before anything is done for it: whoever stores the URL and the CSR's key can resume the order by ``order_url``, in
-    whatever state it is. A resumed order that was finalized before gives the certificate of *that* CSR. ``profile`` and
-    ``replaces`` are for new orders (see AcmeSession.new_order), ``preferred_chain`` is for the download (see
-    AcmeSession.certificate).
+    ``before_order`` is awaited before a new order is placed, and ``before_send`` is called right before the request for
+    it is sent, each time: by then a nonce may have been fetched, or a retry waited for. ``on_order`` is awaited with
+    the new order's URL before anything is done for it: whoever stores the URL and the CSR's key can resume the order by
+    ``order_url``, in whatever state it is. A resumed order that was finalized before gives the certificate of *that*
+    CSR. ``profile`` and ``replaces`` are for new orders (see AcmeSession.new_order), ``preferred_chain`` is for the
+    download (see AcmeSession.certificate).
 
     Takes as long as the CA does: callers set a deadline. Cancelling it at any point takes back the challenge answers;
     while an order is placed, the cancellation takes effect once ``on_order`` is done, or after a few seconds.
@@ -63,7 +65,7 @@ async def obtain(
         async def place() -> Order:
             if before_order is not None:
                 await before_order()
-            placed = await session.new_order(names, profile=profile, replaces=replaces)
+            placed = await session.new_order(names, profile=profile, replaces=replaces, before_send=before_send)
             if on_order is not None:
                 await on_order(placed.url)
             return placed

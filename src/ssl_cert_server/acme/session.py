@@ -41,32 +41,47 @@ class AcmeSession:
     # --- orders
 
     async def new_order(
-        self, names: Sequence[str], *, profile: str | None = None, replaces: str | None = None
+        self,
+        names: Sequence[str],
+        *,
+        profile: str | None = None,
+        replaces: str | None = None,
+        before_send: Callable[[], None] | None = None,
     ) -> Order:
         """Order a certificate (section 7.4) for DNS names in lower case, wildcards included, and IP addresses.
 
         ``profile`` is sent where the CA advertises it. ``replaces`` is the ARI id of the certificate that this one
         succeeds (RFC 9773 section 5); it is sent where the CA knows ARI, and left out in a second try where it is
-        refused: it is advice to the CA, no condition of ours.
+        refused: it is advice to the CA, no condition of ours. ``before_send`` is called right before the order is
+        sent, each time; where it raises, the order is not sent.
         """
         directory = await self._client.directory()
         payload: dict[str, Any] = {"identifiers": [_identifier(name) for name in names]}
         if profile is not None and self._advertised(profile, directory):
             payload["profile"] = profile
         if replaces is None or directory.renewal_info is None:
-            return await self._new_order(directory, payload)
+            return await self._new_order(directory, payload, before_send)
         try:
-            return await self._new_order(directory, {**payload, "replaces": replaces})
+            return await self._new_order(directory, {**payload, "replaces": replaces}, before_send)
         except CaProblem as problem:
             if not _may_be_about_replaces(problem):
                 raise
             _log.info("acme.order.replaces_refused", names=list(names), reason=str(problem))
-        return await self._new_order(directory, payload, attempts=1)
+        return await self._new_order(directory, payload, before_send, attempts=1)
 
-    async def _new_order(self, directory: Directory, payload: dict[str, Any], *, attempts: int = 2) -> Order:
+    async def _new_order(
+        self,
+        directory: Directory,
+        payload: dict[str, Any],
+        before_send: Callable[[], None] | None,
+        *,
+        attempts: int = 2,
+    ) -> Order:
         # Each time it is sent may be another order at the CA: so it is sent again only where it surely was none.
         body = json.dumps(payload).encode()
-        answer = await self._send(directory.new_order, body, attempts=attempts, again=is_transient_refusal)
+        answer = await self._send(
+            directory.new_order, body, attempts=attempts, again=is_transient_refusal, before_send=before_send
+        )
         return _order(answer, answer.created("newOrder"))
 
     def _advertised(self, profile: str, directory: Directory) -> bool:
@@ -204,9 +219,16 @@ class AcmeSession:
         *,
         attempts: int = ATTEMPTS,
         again: Callable[[AcmeError], bool] = is_transient,
+        before_send: Callable[[], None] | None = None,
     ) -> Answer:
         return await self._client.post(
-            url, payload, key=self._key, kid=self.account_url, attempts=attempts, again=again
+            url,
+            payload,
+            key=self._key,
+            kid=self.account_url,
+            attempts=attempts,
+            again=again,
+            before_send=before_send,
         )
 
 

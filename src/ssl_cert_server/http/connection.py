@@ -159,6 +159,8 @@ class BoundedConnection(HttpToolsProtocol):
         """Go on: the client has read."""
         super().resume_writing()
         self._stop_send_timer()
+        if self.transport.is_closing():
+            self._watch_sending()
         if self._held:
             self._schedule()
         else:

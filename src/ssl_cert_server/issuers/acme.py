@@ -92,28 +92,36 @@ class AcmeCa:
         *,
         replaces: str | None,
         before_order: Callable[[], Awaitable[None]],
+        before_send: Callable[[], None],
         on_order: KeepOrder,
     ) -> Certificate:
         """Order a certificate; the order and its key go to ``on_order`` before anything is done for it.
 
-        ``before_order`` is awaited right before the CA is asked for an order; where it raises, the CA is not asked.
+        ``before_order`` is awaited before the CA is asked for an order, and ``before_send`` called right before the
+        request is sent; where one raises, the CA is not asked.
         ``replaces`` is the ARI id of the certificate that it succeeds.
 
         :raises AcmeError: the CA refused or could not be reached.
         """
         key = await asyncio.to_thread(generate_key, self._settings.key_types[family])
 
-        async def keep(url: str) -> None:
-            await on_order(OpenOrder(self.directory_url, url, key_to_pem(key).decode("ascii"), self._clock.now()))
+        placed: dict[str, str] = {}  # URLs of orders, by account
 
         async def work(session: AcmeSession) -> bytes:
+            async def keep(url: str) -> None:
+                placed[session.account_url] = url
+                await on_order(OpenOrder(self.directory_url, url, key_to_pem(key).decode("ascii"), self._clock.now()))
+
             return await obtain(
                 session,
                 names,
                 make_csr(key, names),
                 choice,
                 self._clock,
+                # Where only the account's key was changed since, the order is still open.
+                order_url=placed.get(session.account_url),
                 before_order=before_order,
+                before_send=before_send,
                 on_order=keep,
                 profile=self._settings.profile,
                 replaces=replaces,

@@ -150,7 +150,7 @@ class RenewalWorker:
                 return
             again = error.retry_after
         except Unavailable as error:
-            if isinstance(error, BackingOff):
+            if isinstance(error, BackingOff) and error.suspect:
                 self._suspects.add(entry.key, _SUSPECTED_FOR)
             again = error.retry_after
         except NotPermitted as error:

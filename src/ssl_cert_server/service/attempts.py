@@ -17,6 +17,7 @@ from ssl_cert_server.errors import (
     CertServerError,
     InvalidCertificate,
     LeaseLost,
+    Overloaded,
     PreflightFailed,
     StorageError,
     Unavailable,
@@ -195,6 +196,9 @@ class Attempts:
             slow = CaTooSlow(f"the CA had not finished after {self._deadline:.0f} s")
             raise await self._failed(subject, replace(state, orders=orders.all), slow, lease) from error
         except Unavailable as error:
+            if orders.begun and isinstance(error, Overloaded):
+                # Nothing but a back-off would keep the next request from placing another order.
+                raise await self._failed(subject, replace(state, orders=orders.all), error, lease) from error
             await self._note(subject, replace(state, orders=orders.all), error, lease, begun=orders.begun > 0)
             raise
         except LeaseLost:
@@ -220,7 +224,7 @@ class Attempts:
             steps = min(failures + troubles, _DOUBTFUL_STEPS)
         elif is_trouble(error):
             steps = min(failures + 1, _TROUBLE_STEPS)
-        elif isinstance(error, StorageError):
+        elif isinstance(error, StorageError | Overloaded):
             steps = _STORAGE_STEPS
         else:
             failures += 1
@@ -302,6 +306,9 @@ class _Records:
         await self.on_order()
         placing = replace(self.state, orders=orders, placing_at=self.clock.now())
         await self.states.save(self.subject.cert_key, placing, self.lease)
+
+    def check_lease(self) -> None:
+        """See there."""
         self.lease.check()
 
     async def save_orders(self, orders: tuple[OpenOrder, ...]) -> None:

@@ -24,6 +24,9 @@ _PAUSES = (2.0, 60.0)
 
 _LEASE = 30.0
 
+_AT_THE_END = 5.0
+"""Seconds that storage has to store what is held when the server stops."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Held:
@@ -98,12 +101,21 @@ class NameStates:
             await self._clock.sleep(pause * (1 + self._clock.random()))
             pause = _PAUSES[0] if await self._store_held() else min(pause * 2, longest)
 
+    async def close(self) -> None:
+        """Try once more to store what is held in memory: after a restart nothing else leads to those orders."""
+        if self._held:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_AT_THE_END):
+                    await self._store_held()
+
     async def _store_held(self) -> bool:
         """Store what can be stored, and return whether storage worked."""
         for cert_key in [*self._held]:
             try:
                 await self._store_one(cert_key)
             except StorageError as error:
+                if cert_key in self._held:  # last: the fault may be with this one alone
+                    self._held[cert_key] = self._held.pop(cert_key)
                 _log.warning("state.not_stored", cert_key=cert_key, held=len(self._held), reason=str(error))
                 return False
         if not self._held:

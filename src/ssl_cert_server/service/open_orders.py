@@ -17,6 +17,12 @@ class OrderRecords(Protocol):
         :raises StorageError: that can't be stored, so that no order may be placed.
         """
 
+    def check_lease(self) -> None:
+        """Check that no other instance may be placing orders for the name.
+
+        :raises LeaseLost: one may.
+        """
+
     async def save_orders(self, orders: tuple[OpenOrder, ...]) -> None:
         """Store the open orders.
 
@@ -45,12 +51,19 @@ class OpenOrders:
         return self._orders.get(directory_url)
 
     async def begin(self) -> None:
-        """Store that a new order is about to be placed; to be awaited right before the CA is asked.
+        """Store that a new order is about to be placed; to be awaited before the CA is asked.
 
         :raises StorageError: that can't be stored, so that no order may be placed.
         """
         await self._records.announce_order(self.all)
         self.begun += 1
+
+    def check(self) -> None:
+        """Check that a new order may still be placed; to be called right before the request is sent.
+
+        :raises LeaseLost: another instance may be placing one.
+        """
+        self._records.check_lease()
 
     async def keep(self, order: OpenOrder) -> None:
         """Add an order, in the place of an earlier one at the same CA.

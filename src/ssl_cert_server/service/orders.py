@@ -122,6 +122,7 @@ class Orders:
                 choice,
                 replaces=replaces,
                 before_order=orders.begin,
+                before_send=orders.check,
                 on_order=orders.keep,
             )
         except AcmeError as error:

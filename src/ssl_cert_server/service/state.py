@@ -52,7 +52,8 @@ def check_not_backing_off(name: str, state: NameState, now: float) -> None:
 def backing_off(name: str, state: NameState, now: float) -> BackingOff:
     """Give the exception that tells of the last failure, and when the name is tried again."""
     count = f"failure {state.failures} in a row: " if state.failures else ""
-    return BackingOff(f"{name}: {count}{state.error}", state.retry_at - now)
+    suspect = state.failures > 0 or state.troubles > 0
+    return BackingOff(f"{name}: {count}{state.error}", state.retry_at - now, suspect=suspect)
 
 
 def settle_interrupted(state: NameState) -> NameState:

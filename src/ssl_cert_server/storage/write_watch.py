@@ -110,12 +110,14 @@ class WriteWatch(StorageWrapper):
                 await self.release(lease)
 
     async def _probe_value(self, folder: str, lease: Lease | None) -> None:
-        await self.put(_key(folder), _VALUE, lease=lease)
-        await self.delete(_key(folder), lease=lease)
+        async with self._watched(_Kind("value", folder)):
+            await self._inner.put(_key(folder), _VALUE, lease=lease)
+            await self._inner.delete(_key(folder), lease=lease)
 
     async def _probe_entry(self, queue: str) -> None:
-        await self.schedule(queue, [Due(PROBE, _NEVER_DUE)])
-        await self.unschedule(queue, [PROBE])
+        async with self._watched(_Kind("entry", queue)):
+            await self._inner.schedule(queue, [Due(PROBE, _NEVER_DUE)])
+            await self._inner.unschedule(queue, [PROBE])
 
     @asynccontextmanager
     async def _watched(self, kind: _Kind, *, decides: bool = True) -> AsyncIterator[None]:
@@ -131,6 +133,11 @@ class WriteWatch(StorageWrapper):
             raise
         if decides and self._failures.pop(kind, None) is not None:
             _log.info("storage.write_works", kind=kind.what, place=kind.place or "/")
+
+
+def is_probe(key: str) -> bool:
+    """Return whether a key is written only to see whether it can be; a killed server may leave one behind."""
+    return key.rpartition("/")[2] == PROBE
 
 
 def _folder(key: str) -> str:

@@ -439,6 +439,17 @@ class TestUnreadAnswers:
         await time.advance(SEND_DEADLINE + 1)
         assert not connection.closed
 
+    async def test_one_that_is_closed_and_read_in_part_does_not_stay_for_the_rest(self, site: Site) -> None:
+        time, connection = LoopTime(), Connection(site)
+        connection.transport.unsent = 70_000
+        connection.protocol.pause_writing()
+        await connection.feed(b"garbage\r\n\r\n")
+        assert connection.closed
+        connection.transport.unsent = 10_000
+        connection.protocol.resume_writing()
+        await time.advance(SEND_DEADLINE + 1)
+        assert connection.transport.aborted
+
     @pytest.mark.parametrize("end", [b"GET /healthz HTTP/1.0\r\n\r\n", b"garbage\r\n\r\n"])
     async def test_a_connection_that_is_closed_does_not_stay_for_them(self, site: Site, end: bytes) -> None:
         time, connection = LoopTime(), Connection(site)

@@ -33,6 +33,10 @@ async def announce() -> None:
     """Nothing has to be stored before an order is placed."""
 
 
+def allow() -> None:
+    """No lease can lapse."""
+
+
 class Issuance:
     """One instance of the server, and the open order that it keeps of the name."""
 
@@ -51,7 +55,13 @@ class Issuance:
 
     async def order(self, *, names: Sequence[str] = (NAME,), replaces: str | None = None) -> Certificate:
         return await self.ca.issue(
-            names, self.family, self._choice, replaces=replaces, before_order=announce, on_order=self._keep
+            names,
+            self.family,
+            self._choice,
+            replaces=replaces,
+            before_order=announce,
+            before_send=allow,
+            on_order=self._keep,
         )
 
     def _choice(self, name: str) -> list[ChallengeSolver]:
@@ -109,6 +119,7 @@ async def test_an_order_that_cannot_be_kept_is_not_gone_on_with(issuance: Issuan
             lambda name: [issuance.responder],
             replaces=None,
             before_order=announce,
+            before_send=allow,
             on_order=refused,
         )
     assert "authz" not in fake_ca.requests
@@ -331,9 +342,11 @@ async def test_a_key_changed_elsewhere_meanwhile_costs_nothing(
         lambda name: [issuance.responder],
         replaces=None,
         before_order=announce,
+        before_send=allow,
         on_order=keep,
     )
     assert len(fake_ca.accounts) == 1
+    assert fake_ca.requests.count("newOrder") == len(fake_ca.orders) == 1, "the open order is resumed"
 
 
 async def test_a_certificate_is_revoked(issuance: Issuance, fake_ca: FakeCa) -> None:

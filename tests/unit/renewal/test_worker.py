@@ -535,6 +535,21 @@ async def test_names_that_fail_slowly_leave_room_to_the_living(it: Room) -> None
     assert it.ca.running == 3
 
 
+async def test_a_fault_of_storage_makes_no_name_a_suspect(it: Room) -> None:
+    names = [f"n{number}.com" for number in range(6)]
+    for name in names:
+        await it.put(name, age=80 * DAY)
+    await it.rebuild.rebuild()
+    it.storage.broken = lambda operation, key: operation == "put" and key in names
+    await it.start()
+    await it.clock.advance(60)
+    assert sorted(it.asked()) == names
+    it.storage.repair()
+    it.ca.gate.clear()
+    await it.clock.advance(200)
+    assert it.ca.running == len(names)
+
+
 async def test_a_name_that_recovers_is_as_any_other(it: Room) -> None:
     await it.put("a.com", age=80 * DAY)
     it.ca.outcomes["a.com"] += [REFUSED]

@@ -17,7 +17,7 @@ from ssl_cert_server.storage.memory import MemoryStorage
 from tests.support.attempt_steps import NAME, Killed, Stepped, break_log
 from tests.support.clock import ManualClock
 from tests.support.fake_ca import FakeCa
-from tests.support.loop_time import settle
+from tests.support.loop_time import LoopTime, settle
 
 REQUESTS = 10
 BACK_OFF = 700.0
@@ -272,4 +272,49 @@ async def test_no_order_is_placed_for_other_names_after_a_write_failed(refused: 
     for name in names:
         assert await scene.clock.run(scene.instance.ask(name=name)) is not None
     assert len(scene.ca.orders) == len(names)
+    await scene.close()
+
+
+async def test_a_budget_that_stays_locked_after_an_order_failed_costs_no_other_order() -> None:
+    scene, time = Scene(renews=False), LoopTime()
+    await scene.begin()
+    scene.ca.responder = lambda *_: "not what the CA looks for"
+    steps = await count_steps(renews=False)
+    [budget] = [step.removeprefix("acquire ") for step in steps if step.startswith("acquire budgets/")]
+
+    async def lock(step: Step, _: str) -> Any:
+        await scene.shared.acquire(budget, 1e9)
+        return await step()
+
+    scene.instance.steps.at = steps.index("CA challenge") + 1
+    scene.instance.steps.strike = lock
+    asking = asyncio.create_task(scene.instance.ask())
+    while not asking.done():
+        await scene.clock.advance(5)
+        await time.advance(5)
+    scene.shared._leases.pop(budget)
+    for _ in range(REQUESTS):
+        assert await scene.ask() is None
+    assert len(scene.ca.orders) == 1
+    assert (await load_state(scene.shared, NAME)).retry_at > scene.clock.now()
+    await scene.close()
+
+
+async def test_no_order_is_sent_again_under_a_lease_that_may_have_lapsed() -> None:
+    """A process that was stopped while a nonce was fetched, or while it waited to retry, goes on where it was."""
+    scene = Scene(renews=False)
+    await scene.begin()
+    steps = await count_steps(renews=False)
+
+    async def stop(step: Step, _: str) -> Any:
+        scene.ca.bad_nonces = 1
+        answer = await step()
+        scene.clock.stand_still(LEASE)
+        return answer
+
+    scene.instance.steps.at = steps.index("CA newOrder") + 1
+    scene.instance.steps.strike = stop
+    assert await scene.ask() is None
+    assert scene.ca.orders == []
+    assert scene.ca.requests.count("newOrder") == 1
     await scene.close()

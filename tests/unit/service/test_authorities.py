@@ -161,10 +161,12 @@ class ScriptedAcme(AcmeCa):
         *,
         replaces: str | None,
         before_order: Callable[[], Awaitable[None]],
+        before_send: Callable[[], None],
         on_order: KeepOrder,
     ) -> Certificate:
         types = {name: tuple(solver.type for solver in choice(name)) for name in names}
         await before_order()
+        before_send()
         if self.refusals:
             raise self.refusals.pop(0)
         self.orders.append(Ordered(types, replaces, family))
@@ -222,6 +224,9 @@ class Room:
 
     async def announce_order(self, orders: tuple[OpenOrder, ...]) -> None:
         self.announced += 1
+
+    def check_lease(self) -> None:
+        """Nobody else is at the name."""
 
     async def save_orders(self, orders: tuple[OpenOrder, ...]) -> None:
         self.kept.append(orders[-1])

@@ -17,6 +17,7 @@ from ssl_cert_server.service.state import NameState, load_state, save_state
 from ssl_cert_server.storage.base import Lease
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
+from tests.support.loop_time import LoopTime
 
 NAME = "a.com"
 ORDER = OpenOrder("https://ca.test/directory", "https://ca.test/order/1", "key", placed_at=START)
@@ -167,3 +168,26 @@ async def test_memory_is_bounded_and_no_order_is_placed_beyond(it: Room, monkeyp
     assert not it.states.holds("one-too-many.com")
     await it.hold(FAILED, "with-an-order.com")
     assert it.states.holds("with-an-order.com")
+
+
+async def test_a_state_that_can_never_be_stored_holds_up_no_other(it: Room) -> None:
+    await it.hold(FAILED, "stuck.com")
+    await it.hold()
+    it.storage.break_down("put", key="_state/stuck.com")
+    await it.clock.advance(120)
+    assert await it.stored() == FAILED
+    assert it.states.holds("stuck.com")
+
+
+async def test_what_is_held_is_stored_before_the_end(it: Room) -> None:
+    await it.hold()
+    await it.states.close()
+    assert await it.stored() == FAILED
+
+
+async def test_storage_that_gives_no_answer_does_not_hold_up_the_end(it: Room) -> None:
+    await it.hold()
+    it.storage.hang()
+    LoopTime()
+    await it.states.close()
+    assert it.states.holds(NAME)

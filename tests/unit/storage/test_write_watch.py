@@ -121,6 +121,17 @@ async def test_a_failure_and_its_end_are_logged_once(it: Room) -> None:
     ]
 
 
+async def test_a_probe_that_can_be_written_and_not_removed_does_not_end_a_failure(it: Room) -> None:
+    it.inner.break_down("delete")
+    with capture_logs() as logs:
+        with pytest.raises(StorageError):
+            await it.write("delete")
+        for _ in range(5):
+            await it.clock.advance(5)
+            assert not await it.writable()
+    assert [log["event"] for log in logs] == ["storage.write_failed"]
+
+
 @pytest.mark.parametrize("operation", ["put", "delete", "schedule", "acquire", "check_writable"])
 async def test_a_rehearsal_finds_what_an_order_would_meet(it: Room, operation: str) -> None:
     await it.storage.rehearse_order()

@@ -9,6 +9,7 @@ from ssl_cert_server.errors import NotOpened, StorageError
 from ssl_cert_server.server.upkeep.kept import QUEUES, Kept
 from ssl_cert_server.server.upkeep.streams import batches, side_by_side
 from ssl_cert_server.storage.base import Due, Storage
+from ssl_cert_server.storage.write_watch import is_probe
 
 _SCHEDULED_TOGETHER = 500
 
@@ -77,6 +78,8 @@ class StorageCopy:
 
     async def _copy(self, key: str) -> None:
         self.step()
+        if is_probe(key):
+            return
         try:
             value = await self.source.get(key)
             there = await self.target.get(key)
@@ -99,7 +102,8 @@ class StorageCopy:
             self.tell(f"{key}: another value is there already; --overwrite replaces it")
 
     async def _schedule(self, queue: str, entries: list[Due]) -> None:
-        wanted = [entry for entry in entries if self.overwrite or not await self.target.scheduled(queue, entry.key)]
+        lasting = [entry for entry in entries if not is_probe(entry.key)]
+        wanted = [entry for entry in lasting if self.overwrite or not await self.target.scheduled(queue, entry.key)]
         await self.target.schedule(queue, wanted)
         self.counts.scheduled += len(wanted)
 

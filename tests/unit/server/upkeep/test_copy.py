@@ -50,6 +50,18 @@ async def due(storage: MemoryStorage) -> set[Due]:
     return {entry for queue in QUEUES async for entry in storage.list_due(queue)}
 
 
+async def test_what_a_running_server_writes_as_a_probe_is_not(
+    copies: Copies, storage: FaultyStorage, target: FaultyStorage
+) -> None:
+    await fill(storage)
+    values, entries = everything(storage), await due(storage)
+    await storage.put("_state/~probe", b"{}")
+    await storage.schedule("renewal", [Due("~probe", 4e9)])
+    await copies.of().run()
+    assert everything(target) == values
+    assert await due(target) == entries
+
+
 async def test_everything_is_copied(copies: Copies, storage: FaultyStorage, target: FaultyStorage) -> None:
     await fill(storage)
     await copies.of().check_empty()

@@ -56,6 +56,15 @@ async def test_storage_in_order_has_no_findings(verify: Verify, storage: FaultyS
     assert verify.steps == len(everything(storage))
 
 
+async def test_what_a_running_server_writes_as_a_probe_is_no_finding(verify: Verify, storage: FaultyStorage) -> None:
+    await fill(storage)
+    await storage.schedule("renewal", [Due("~probe", 4e9)])
+    assert await verify(storage) == []
+    for key in ("~probe", "_state/~probe", "_issued/~probe"):
+        await storage.put(key, b"{}")
+    assert await verify(storage) == []
+
+
 async def test_sealed_storage_in_order_has_none_either(verify: Verify, storage: FaultyStorage) -> None:
     sealed = SealedStorage(storage, Sealer([SealKey(bytes(32))]))
     await fill(sealed)
