@@ -13,6 +13,7 @@ from ssl_cert_server.renewal.write_back import CURSOR, WriteBack
 from ssl_cert_server.service.policy import Policy
 from ssl_cert_server.service.records import IssuedRecord, load_record, save_record
 from ssl_cert_server.service.retained import RetainedStorage, Retention
+from ssl_cert_server.storage.base import Lease
 from ssl_cert_server.storage.removals import load_removals, save_removals
 from tests.support.clock import START
 from tests.support.faulty_storage import FaultyStorage
@@ -194,10 +195,15 @@ async def test_a_comparison_that_failed_is_made_again(it: Room) -> None:
     await it.stop()
 
 
-async def test_it_is_announced_though_its_lease_could_not_be_released(it: Room) -> None:
+async def test_it_is_announced_though_its_lease_could_not_be_released(
+    it: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(lease: Lease) -> None:
+        raise StorageError(f"can't release {lease.name}")
+
     await it.hold()
     cursor = (await it.storage.changes("", 0)).cursor
-    it.storage.break_down("release")
+    monkeypatch.setattr(it.storage, "release", fail)
     assert await it.work.mend("a.com")
     assert (await it.storage.changes(cursor, 0)).keys == ("a.com",)
 
