@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,3 +108,29 @@ def test_where_root_left_something_behind_readiness_says_so_and_nothing_is_order
         os.chown(path, NOBODY, NOBODY)
         verified_leaf(server.cert("b.example.com"), "b.example.com", pebble.root_certificate())
         assert pebble.order_count() == 2
+
+
+_WRITE = """
+import asyncio, sys
+from pathlib import Path
+from ssl_cert_server.clock import SystemClock
+from ssl_cert_server.storage.directory import DirectoryStorage
+
+async def main():
+    storage = DirectoryStorage(Path(sys.argv[1]), SystemClock())
+    lease = await storage.acquire("work", 30)
+    await storage.put("folder/key", b"value", lease=lease)
+    print(await storage.get("folder/key"))
+    await storage.close()
+
+asyncio.run(main())
+"""
+
+
+def test_a_directory_whose_owner_a_container_does_not_map_is_written_as_before(place: Path) -> None:
+    contained = ["unshare", "--map-root-user", "--", sys.executable, "-c"]
+    if subprocess.run([*contained, ""], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no user namespaces here")
+    place.chmod(0o777)
+    done = subprocess.run([*contained, _WRITE, str(place)], capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("b'value'\n"), done.stderr

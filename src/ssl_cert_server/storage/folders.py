@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from ssl_cert_server.storage.directory_errors import replaced
+
+_NOT_GIVEN = frozenset({errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+"""Root without CAP_CHOWN, an owner that a container's user namespace doesn't map, or a file system without owners."""
 
 
 class Place:
@@ -85,8 +88,11 @@ def keep_owner(created: int, folder: Path) -> None:
         return
     owner = folder.stat()
     if owner.st_uid != os.fstat(created).st_uid:
-        with suppress(PermissionError):  # root in a container without CAP_CHOWN: it works there alone
+        try:
             os.fchown(created, owner.st_uid, owner.st_gid)
+        except OSError as error:
+            if error.errno not in _NOT_GIVEN:
+                raise
 
 
 def sync_folder(folder: Path) -> None:
