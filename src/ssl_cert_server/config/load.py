@@ -18,8 +18,12 @@ from ssl_cert_server.files import read_regular
 MAX_FILE = 1024 * 1024
 """Bytes."""
 
-_INHERITED = ("/dev/stdin", "/dev/fd/")
-"""What whoever started this process opened for it, as shells do for ``-c <(...)``: it may be a pipe."""
+_NOT_REGULAR = ("/dev/stdin", "/dev/fd/", "/dev/null")
+"""Paths that may lead to something else than a regular file.
+
+The first two are descriptors that the parent process opened, as shells do for ``-c <(...)``. The last one is an empty
+configuration.
+"""
 
 
 def load_config(path: Path) -> Config:
@@ -63,7 +67,7 @@ def parse_config(text: str, source: str) -> Config:
 
 
 def _read(path: Path) -> bytes:
-    if str(path).startswith(_INHERITED):
+    if str(path).startswith(_NOT_REGULAR):
         with path.open("rb") as file:
             return file.read(MAX_FILE + 1)
     return read_regular(path, MAX_FILE)

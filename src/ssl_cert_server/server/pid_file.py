@@ -15,8 +15,13 @@ from ssl_cert_server.files import open_regular, read_regular
 def pid_file(path: Path) -> Iterator[None]:
     """Hold this process's id in ``path`` during the block; afterwards it is removed where it is still ours.
 
+    With ``/dev/null`` there is no pid file.
+
     :raises StartError: it can't be written.
     """
+    if os.fspath(path) == os.devnull:
+        yield
+        return
     own = f"{os.getpid()}\n"
     try:
         with open(open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode=0o666), "w") as file:  # noqa: PTH123 - a descriptor has no path

@@ -130,3 +130,8 @@ def test_a_pipe_that_the_shell_opened_is_read() -> None:
         assert load_config(Path(f"/dev/fd/{reader}")).pid_file == Path("pipe.pid")
     finally:
         os.close(reader)
+
+
+def test_the_null_device_is_an_empty_configuration(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    assert load_config(Path("/dev/null")) == load_config(tmp_path / "empty.yaml")

@@ -50,3 +50,9 @@ def test_a_path_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         pid_file(tmp_path / "nowhere" / "server.pid"),
     ):
         pytest.fail("it must not come this far")
+
+
+def test_with_the_null_device_there_is_none() -> None:
+    with pid_file(Path("/dev/null")):
+        pass
+    assert Path("/dev/null").is_char_device()
