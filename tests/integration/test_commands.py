@@ -1,4 +1,4 @@
-"""The commands an operator gives beside a running server: why, account, revoke."""
+"""The commands an operator gives beside a running server: why, account, revoke, storage remove."""
 
 from __future__ import annotations
 
@@ -197,6 +197,24 @@ def test_without_a_replacement_the_next_request_has_one_issued(
         wait_until(lambda: server.cert("a.example.com").json["fingerprint"] != old.json["fingerprint"])
         leaf = verified_leaf(server.cert("a.example.com"), "a.example.com", pebble.root_certificate())
         assert pebble.revocation_reason(leaf) is None
+    assert pebble.order_count() == 2
+
+
+def test_a_removed_certificate_is_issued_anew_by_the_next_request_and_not_revoked(
+    tmp_path: Path, pebble: Pebble, http_port: int, config: dict[str, object]
+) -> None:
+    with CertServer(tmp_path / "server", config, port=http_port) as server:
+        old = server.cert("a.example.com")
+        done = server.command("storage", "remove", "a.example.com", "--yes")
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda: server.cert("a.example.com").json["fingerprint"] != old.json["fingerprint"])
+        new = server.cert("a.example.com")
+        verified_leaf(new, "a.example.com", pebble.root_certificate())
+        assert pebble.revocation_reason(leaf_of(old)) is None
+        server.stop()
+        server.start()
+        assert server.cert("a.example.com").json["fingerprint"] == new.json["fingerprint"]
+        assert "certificate.written_back" not in server.log
     assert pebble.order_count() == 2
 
 

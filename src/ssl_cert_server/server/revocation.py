@@ -13,6 +13,7 @@ from ssl_cert_server.pki.x509 import parse_certificate
 from ssl_cert_server.renewal.plan import RenewalPlan
 from ssl_cert_server.renewal.upkeep import CertificateUpkeep
 from ssl_cert_server.server.engine import Engine
+from ssl_cert_server.server.removal import remove_certificate
 from ssl_cert_server.service.ask import Ask
 from ssl_cert_server.service.attempts import Predecessor
 from ssl_cert_server.service.budget.planner import Priority
@@ -20,8 +21,6 @@ from ssl_cert_server.service.issuance import AcmeCertificates
 from ssl_cert_server.service.records import load_record
 from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.storage.base import Storage
-from ssl_cert_server.storage.leasing import leased
-from ssl_cert_server.storage.removals import record_key, save_removals
 
 _log = structlog.get_logger()
 
@@ -74,13 +73,9 @@ class Revocation:
         key, fingerprint = subject.cert_key, old.certificate.fingerprint
         await self._revoke_at_ca(old, reason)
         _log.info("certificate.revoked", name=subject.names[0], fingerprint=fingerprint)
-        async with leased(self._storage, f"certificates/{key}", self._clock) as lease:
-            removal = {fingerprint: float(old.certificate.not_after)}
-            await save_removals(self._storage, key, removal, now=self._clock.now(), lease=lease)
-            stored = await self.find(subject)
-            if stored is not None and stored.certificate.fingerprint == fingerprint:
-                await self._storage.delete(key, lease=lease)
-            await self._storage.announce([record_key(key), key])
+        await remove_certificate(
+            self._storage, key, old.certificate, old.record, self._clock, lease_name=f"certificates/{key}"
+        )
 
     async def _revoke_at_ca(self, old: Predecessor, reason: int) -> None:
         known = self._engine.cas.get(old.record.directory_url)
