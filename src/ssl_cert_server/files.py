@@ -1,4 +1,4 @@
-"""Opening of files that somebody may have replaced: regular files only, and never blocking.
+"""Opening of files that another process may have replaced: regular files only, and never blocking.
 
 Opening a named pipe waits for a writer, reading a device may never end, and some devices act on being opened.
 """

@@ -26,7 +26,7 @@ from ssl_cert_server.storage.removals import record_key, save_removals
 _log = structlog.get_logger()
 
 CURSOR = "_mirror/cursor"
-"""Where the mirror keeps how far changes went: tells at a start whether storage went back while no server ran."""
+"""Key in the mirror for the last cursor of changes: at a start it shows whether storage went back meanwhile."""
 
 _LEASE = 30.0
 _LOOK_EVERY = 20.0
@@ -36,7 +36,7 @@ _CHECKED = 50
 _BETWEEN_WRITES = 0.02
 _BETWEEN_READS = 0.005
 _BUSY = 5.0
-"""Seconds until a key is tried again whose lease somebody holds."""
+"""Seconds until a key is tried again whose lease another holder has."""
 
 _AFTER_ERROR = (1.0, 60.0)
 
@@ -117,7 +117,7 @@ class WriteBack:
                 await self._retention.copies.put(CURSOR, cursor.encode())
 
     async def _some_are_lost(self) -> bool:
-        """Check the next few certificates in memory: what storage lost may have been announced to nobody."""
+        """Return whether storage lost one of the next few certificates in memory: a loss is not announced."""
         if not self._in_turn:
             # A managed certificate alone may have been removed by its operator.
             self._in_turn.extend(key for key in (ROOT_KEY, *self._in_memory()) if not self._policy.is_managed(key))
@@ -189,7 +189,7 @@ class WriteBack:
             await self._clock.sleep(pause * (1 + self._clock.random()))
 
     async def mend(self, key: str) -> bool:
-        """Do under its lease what has to be done about a key; False where somebody else holds the lease.
+        """Write a key back, or remove it, under its lease; return False where another holder has the lease.
 
         :raises StorageError: storage can't be read or written.
         """

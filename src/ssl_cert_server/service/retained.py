@@ -75,11 +75,11 @@ class Retention:
                     await self._load_copied_removals(key)
 
     def removals_of(self, key: str) -> dict[str, float]:
-        """Return the removals from ``key`` that this instance knows."""
+        """Return the removals from ``key`` in memory."""
         return dict(self._removals.get(key, {}))
 
     def removed_keys(self) -> list[str]:
-        """Return the keys from which something was removed, as far as this instance knows."""
+        """Return the keys with removals in memory."""
         return [*self._removals]
 
     async def note_removal(self, key: str) -> None:
@@ -199,7 +199,7 @@ class Retention:
             _log.warning("storage.not_mirrored", cert_key=key, reason=str(error))
 
     async def _record(self, key: str, certificate: Certificate) -> IssuedRecord:
-        """Return what is known of a certificate that is held: from storage, else from the mirror."""
+        """Return the record of a held certificate: from storage, else from the mirror."""
         record = await load_record(self._primary, key, certificate.fingerprint)
         if record == IssuedRecord(certificate.fingerprint) and self.copies is not None:
             with suppress(StorageError):
@@ -207,7 +207,7 @@ class Retention:
         return record
 
     async def _copy_beside(self, stored: bytes | None, key: str) -> bytes | None:
-        """Return the mirror's copy. Where there is a stored value, a mirror that hangs keeps nobody from it."""
+        """Return the mirror's copy; where a value is stored, wait for at most :data:`_PATIENCE`."""
         if self.copies is None or stored is None:
             return await self._copy(key)
         reading = asyncio.create_task(self._copy(key))

@@ -57,7 +57,7 @@ def make_folder(folder: Path, *, durable: bool = True) -> None:
 
 
 def create_folder(folder: Path, *, parents: bool = False) -> None:
-    """Create a folder, 0700, unless it is there; it belongs to whom the one above it belongs to."""
+    """Create a folder, 0700, unless it exists; it gets the owner of its parent."""
     try:
         folder.mkdir(mode=0o700, parents=parents)
     except FileExistsError:
@@ -72,7 +72,7 @@ def create_folder(folder: Path, *, parents: bool = False) -> None:
 
 
 def create_file(path: Path) -> int:
-    """Create a file that isn't there yet, 0600, and open it for writing; it belongs to whom the folder belongs to."""
+    """Create a file that isn't there yet, 0600, and open it for writing; it gets the owner of its folder."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     keep_owner(descriptor, path.parent)
     return descriptor

@@ -20,13 +20,13 @@ LEASE_SECONDS = 30.0
 
 _RENEW_EVERY = LEASE_SECONDS / 3
 _LAST_TRY = 1.0
-"""Seconds that storage has to renew a lease that lapsed; nobody need have taken it over yet."""
+"""Seconds that storage has to renew a lease that lapsed; it may still be free."""
 _POLL = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class HeldLease(Lease):
-    """A lease whose holder can tell, without asking storage, whether it still holds it."""
+    """A lease that its holder can check without a call to storage."""
 
     term: Term = field(compare=False, repr=False)
 

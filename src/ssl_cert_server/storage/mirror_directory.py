@@ -18,7 +18,7 @@ MARKER = "_mirror/filled"
 
 
 class MirrorDirectory(StorageWrapper):
-    """What ``open_directory`` returns, opened anew by :meth:`check` where it doesn't work any more.
+    """Storage from ``open_directory``, which :meth:`check` opens again where it no longer works.
 
     Only values are kept in a mirror: no leases, no due index.
     """

@@ -64,14 +64,14 @@ def removed_from(record: str) -> str | None:
 
 
 class RemovalSweep:
-    """Deletes the records of which nothing is needed any more."""
+    """Deletes the records whose removed values have all expired."""
 
     def __init__(self, storage: Storage, clock: Clock) -> None:
         self._storage = storage
         self._clock = clock
 
     async def sweep(self) -> None:
-        """Look at all records of certificates; those of accounts, one or two at each CA, stay.
+        """Delete the expired records of certificates; those of accounts, one or two for each CA, stay.
 
         :raises StorageError: storage itself can't be read or written.
         """
