@@ -24,7 +24,7 @@ import structlog
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.storage import directory_index_sql as sql
 from ssl_cert_server.storage.directory_errors import primary_code
-from ssl_cert_server.storage.directory_locks import LEAST, lock_file, lock_holders, locked
+from ssl_cert_server.storage.directory_locks import LEAST, FileLock, lock_file, lock_holders, locked
 from ssl_cert_server.storage.directory_threads import Call
 from ssl_cert_server.storage.folders import Place, create_file, identity, sync_file, sync_folder
 
@@ -32,6 +32,9 @@ _T = TypeVar("_T")
 _log = structlog.get_logger()
 
 NAME = ".index.sqlite"
+_TURN = ".index.turn"
+"""Locked by the process that writes to the index."""
+
 _BROKEN = f"{NAME}.broken-"
 _BROKEN_KEPT = 3
 _NEVER_OPENED = (0, 0)
@@ -60,6 +63,8 @@ class IndexFile:
         self._root = root
         self._place = place
         self._clock = clock
+        # SQLite's own wait polls: a process that writes without a pause would keep the others waiting until they fail.
+        self._turn = FileLock(root / _TURN)
         self._connection: sqlite3.Connection | None = None
         self._identity = _NEVER_OPENED
         self._until = 0.0
@@ -81,9 +86,11 @@ class IndexFile:
 
         def done(connection: sqlite3.Connection) -> _T:
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            with _transaction(connection, "IMMEDIATE"):
-                result = work(connection)
-                call.check()
+            with self._turn.held(self._until):
+                self._limit_wait(connection)
+                with _transaction(connection, "IMMEDIATE"):
+                    result = work(connection)
+                    call.check()
             if not self._is_current():
                 raise _Useless("it was replaced in the middle of a write")
             return result
@@ -95,6 +102,7 @@ class IndexFile:
         self._until = Call().until
         with suppress(OSError):  # the end of the process closes it as well
             self._close()
+        self._turn.close()
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
@@ -129,7 +137,7 @@ class IndexFile:
         self._place.check()
         connection = self._current()
         try:
-            connection.execute(f"PRAGMA busy_timeout = {int(self._left() * 1000)}")
+            self._limit_wait(connection)
             return work(connection)
         except sqlite3.Error as error:
             if primary_code(error) == sqlite3.SQLITE_BUSY:
@@ -233,6 +241,9 @@ class IndexFile:
     @staticmethod
     def _files(path: Path) -> list[Path]:
         return [path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")]
+
+    def _limit_wait(self, connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {int(self._left() * 1000)}")
 
     def _left(self) -> float:
         return max(self._until - time.monotonic(), LEAST)

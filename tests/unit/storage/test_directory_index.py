@@ -81,13 +81,13 @@ async def test_the_index_is_0600_hidden_and_made_when_it_is_wanted(root: Path, c
         assert index_files(root) == set()
         await storage.schedule("work", [Due("a.example", NOW)])
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in root.glob(".index*")}
-        assert set(modes) == {".index.sqlite", ".index.sqlite-wal", ".index.sqlite-shm", ".index.lock"}
+        assert set(modes) == {".index.sqlite", ".index.sqlite-wal", ".index.sqlite-shm", ".index.lock", ".index.turn"}
         assert set(modes.values()) == {0o600}
         assert [key async for key in storage.list()] == ["a.example"]
         await storage.close()
     finally:
         os.umask(before)
-    assert index_files(root) == {".index.sqlite", ".index.lock"}, "closed in order, it is one file"
+    assert index_files(root) == {".index.sqlite", ".index.lock", ".index.turn"}, "closed in order, it is one file"
 
 
 async def test_an_index_is_incomplete_until_it_is_marked(storage: DirectoryStorage, peer: DirectoryStorage) -> None:
@@ -267,7 +267,7 @@ async def test_no_more_than_three_broken_ones_are_kept(root: Path, clock: Manual
     await storage.next_due("work")
     await storage.close()
     start = int(clock.now())
-    assert index_files(root) == {".index.sqlite", ".index.lock"} | {
+    assert index_files(root) == {".index.sqlite", ".index.lock", ".index.turn"} | {
         f".index.sqlite.broken-{start + number}" for number in (3, 4, 5)
     }
 

@@ -8,8 +8,9 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ from ssl_cert_server.errors import StorageError
 from ssl_cert_server.storage import directory_threads, leasing
 from ssl_cert_server.storage.base import Due, Lease
 from ssl_cert_server.storage.directory import DirectoryStorage
+from ssl_cert_server.storage.directory_index_file import IndexFile
 from ssl_cert_server.storage.directory_locks import FileLock, is_locked, lock_holders
+from ssl_cert_server.storage.directory_threads import Call
+from ssl_cert_server.storage.folders import Place
 from tests.support.clock import START, ManualClock
 from tests.support.waiting import wait_until
 
@@ -165,29 +169,64 @@ def test_a_holder_that_the_system_does_not_show_is_not_made_up(tmp_path: Path, m
         pytest.fail("held twice")
 
 
-def test_instances_that_lock_without_a_pause_keep_no_other_from_the_lock(tmp_path: Path) -> None:
-    *busy, other = (FileLock(tmp_path / "lock") for _ in range(5))
-    ended, count = threading.Event(), itertools.count()
+def most_turns_of_others(use: Sequence[Callable[[Callable[[], object]], None]]) -> int:
+    """Use something in all ways but the last without a pause, and count that during each use in the last way."""
+    *busy, other = use
+    ended, count, waits = threading.Event(), itertools.count(), list[int]()
 
-    def lock_again_and_again(lock: FileLock) -> None:
+    def hold() -> None:
+        next(count)
+        time.sleep(0.01)  # as on a slow disk
+
+    def use_again_and_again(use: Callable[[Callable[[], object]], None]) -> None:
         while not ended.is_set():
-            with lock.held(time.monotonic() + 60):
-                next(count)
-                time.sleep(0.01)  # as on a slow disk
+            use(hold)
 
-    threads = [threading.Thread(target=lock_again_and_again, args=(lock,)) for lock in busy]
+    threads = [threading.Thread(target=use_again_and_again, args=(use,)) for use in busy]
     for thread in threads:
         thread.start()
-    waits = []
     for _ in range(5):
         time.sleep(0.02)
         began = next(count)
-        with other.held(time.monotonic() + 60):
-            waits.append(next(count) - began)
+        other(lambda began=began: waits.append(next(count) - began))  # type: ignore[misc]
     ended.set()
     for thread in threads:
         thread.join()
-    assert max(waits) < 10 * len(busy), "in one wait each of the others gets the lock about once"
+    return max(waits)
+
+
+def test_instances_that_lock_without_a_pause_keep_no_other_from_the_lock(tmp_path: Path) -> None:
+    def use(lock: FileLock, work: Callable[[], object]) -> None:
+        with lock.held(time.monotonic() + 60):
+            work()
+
+    locks = [FileLock(tmp_path / "lock") for _ in range(5)]
+    assert most_turns_of_others([partial(use, lock) for lock in locks]) < 40, "each of the others about once"
+    for lock in locks:
+        lock.close()
+
+
+def test_instances_that_write_to_the_index_without_a_pause_keep_no_other_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_threads, "PATIENCE", 60)
+
+    def use(index: IndexFile, work: Callable[[], object]) -> None:
+        index.write(lambda _: work(), Call(), durable=False)
+
+    place = Place(tmp_path, tmp_path)
+    indexes = [IndexFile(tmp_path, place, ManualClock()) for _ in range(5)]
+    assert most_turns_of_others([partial(use, index) for index in indexes]) < 40, "each of the others about once"
+    for index in indexes:
+        index.close()
+
+
+async def test_the_lock_of_the_indexs_writers_is_named_as_well(storage: DirectoryStorage, root: Path) -> None:
+    with locked(root / ".index.turn"):
+        assert await storage.scheduled("work", "a.example") is None, "who reads doesn't wait for it"
+        with pytest.raises(StorageError, match=rf"\.index\.turn\): it is locked by process {os.getpid()}"):
+            await storage.schedule("work", [Due("a.example", START)])
+    await storage.schedule("work", [Due("a.example", START)])
 
 
 def test_waits_that_ended_hold_the_lock_and_descriptors_no_longer_than_the_one_that_kept_them_waiting(
