@@ -225,7 +225,7 @@ class AcmeCertificates:
                     made = await self._attempts.make(wanted, state, lease, lambda: self._expect(wanted))
                     certificate, record = made.certificate, made.record
             else:
-                self._states.drop(cert_key)  # a peer was faster; what it stored is right
+                self._states.drop(cert_key)  # a peer stored the certificate, and its state with it
         await self._upkeep.stored(subject, certificate, record)
         return certificate
 

@@ -1,4 +1,4 @@
-"""The states of names, as storage has them or, where one can't be stored, as this instance remembers them."""
+"""Access to the states of names: in storage, or in memory while they can't be stored."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class NameStates:
             pause = _PAUSES[0] if await self._store_held() else min(pause * 2, longest)
 
     async def close(self) -> None:
-        """Try once more to store what is held in memory: after a restart nothing else leads to those orders."""
+        """Try once more to store what is held in memory: a restarted server would not know of these orders."""
         if self._held:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_AT_THE_END):
@@ -114,7 +114,7 @@ class NameStates:
             try:
                 await self._store_one(cert_key)
             except StorageError as error:
-                if cert_key in self._held:  # last: the fault may be with this one alone
+                if cert_key in self._held:  # to the end: the fault may be with this key alone
                     self._held[cert_key] = self._held.pop(cert_key)
                 _log.warning("state.not_stored", cert_key=cert_key, held=len(self._held), reason=str(error))
                 return False
@@ -125,7 +125,7 @@ class NameStates:
     async def _store_one(self, cert_key: str) -> None:
         lease = await self._storage.acquire(f"certificates/{cert_key}", _LEASE)
         if lease is None:
-            return  # whoever works on the name stores its state
+            return  # the lease's holder works on the name, and stores its state
         try:
             if cert_key in self._held:
                 await self.save(cert_key, await self.load(cert_key), lease)
@@ -142,7 +142,7 @@ class NameStates:
 
 
 def _merged(stored: NameState, held: _Held) -> NameState:
-    """Return what counts of a stored state and one that could not be stored: the later one, with the orders of both."""
+    """Return the later of a stored state and one that could not be stored, with the orders of both."""
     latest = stored if max(stored.failed_at, stored.placing_at) > held.at else held.state
     orders: dict[str, OpenOrder] = {}
     for order in sorted((*stored.orders, *held.state.orders), key=lambda order: order.placed_at):
