@@ -98,6 +98,7 @@ class DirectoryLeases:
         with suppress(OSError):
             self.mark.unlink(missing_ok=True)
         os.close(self._alive)
+        self._lock.close()
 
     def is_alive(self, instance: str) -> bool:
         """Tell whether an instance's process lives."""

@@ -13,14 +13,20 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from ssl_cert_server.files import open_regular
+from ssl_cert_server.storage.directory_threads import Threads
 from ssl_cert_server.storage.folders import keep_owner
 
 LEAST = 0.05
 """Seconds that a lock is waited for at least, by a call whose time went by before it came to that."""
+
+_WAITING = 8
+"""Threads that wait for one lock; while a process is stopped with it, the calls beyond that wait for a thread."""
 
 _FIRST_PAUSE = 0.0005
 _LONGEST_PAUSE = 0.02
@@ -28,11 +34,16 @@ _LONGEST_PAUSE = 0.02
 
 
 class FileLock:
-    """An exclusive lock, between threads as well as processes: one thread of an instance at a time tries the file."""
+    """An exclusive lock, between threads as well as processes.
+
+    A lock that is taken is waited for in the kernel, which wakes everyone who waits when it is released: processes that
+    lock in turn all get on. The system call has no timeout, so it runs in a thread of its own.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._turn = threading.Lock()
+        self._waiting = Threads(_WAITING, "storage-flock")
+        self._free = threading.Semaphore(_WAITING)
 
     def make(self) -> None:
         """Create the file where it is missing.
@@ -41,6 +52,10 @@ class FileLock:
         """
         os.close(_open(self._path))
 
+    def close(self) -> None:
+        """Stop the threads; one that waits for a stopped process ends with the lock, or with this process."""
+        self._waiting.close()
+
     @contextmanager
     def held(self, until: float) -> Iterator[None]:
         """Hold the lock during the block. ``until`` (``time.monotonic``) ends the wait for it.
@@ -48,16 +63,38 @@ class FileLock:
         :raises OSError: another process held it all the time, or the file can't be opened.
         """
         until = max(until, time.monotonic() + LEAST)
-        if not self._turn.acquire(timeout=until - time.monotonic()):
-            raise locked(self._path, lock_holders(self._path, "FLOCK"))
+        descriptor = _open(self._path)
         try:
-            descriptor = lock_file(self._path, until)
-            try:
-                yield
-            finally:
-                os.close(descriptor)
+            locking = None if _try_lock(descriptor) else self._start_waiting(descriptor, until)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if locking is not None:
+            self._wait(locking, descriptor, until)
+        try:
+            yield
         finally:
-            self._turn.release()
+            os.close(descriptor)
+
+    def _start_waiting(self, descriptor: int, until: float) -> Future[None]:
+        if not self._free.acquire(timeout=max(0.0, until - time.monotonic())):
+            raise self._locked()
+        locking = self._waiting.submit(partial(fcntl.flock, descriptor, fcntl.LOCK_EX))
+        locking.add_done_callback(lambda _: self._free.release())
+        return locking
+
+    def _wait(self, locking: Future[None], descriptor: int, until: float) -> None:
+        try:
+            locking.result(max(0.0, until - time.monotonic()))
+        except BaseException as error:
+            # Not before the system call has returned: the number may be another file's by then.
+            locking.add_done_callback(lambda _: os.close(descriptor))
+            if isinstance(error, TimeoutError):
+                raise self._locked() from error
+            raise
+
+    def _locked(self) -> OSError:
+        return locked(self._path, lock_holders(self._path, "FLOCK"))
 
 
 def lock_file(path: Path, until: float) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import itertools
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from ssl_cert_server.storage.base import Due, Lease
 from ssl_cert_server.storage.directory import DirectoryStorage
 from ssl_cert_server.storage.directory_locks import FileLock, is_locked, lock_holders
 from tests.support.clock import START, ManualClock
+from tests.support.waiting import wait_until
 
 PATIENCE = 0.3
 HELD = Lease("held", 1)
@@ -160,6 +163,47 @@ def test_a_holder_that_the_system_does_not_show_is_not_made_up(tmp_path: Path, m
     lock = FileLock(tmp_path / "lock")
     with locked(tmp_path / "lock"), pytest.raises(OSError, match="can't be seen from here"), lock.held(0.0):
         pytest.fail("held twice")
+
+
+def test_instances_that_lock_without_a_pause_keep_no_other_from_the_lock(tmp_path: Path) -> None:
+    *busy, other = (FileLock(tmp_path / "lock") for _ in range(5))
+    ended, count = threading.Event(), itertools.count()
+
+    def lock_again_and_again(lock: FileLock) -> None:
+        while not ended.is_set():
+            with lock.held(time.monotonic() + 60):
+                next(count)
+                time.sleep(0.01)  # as on a slow disk
+
+    threads = [threading.Thread(target=lock_again_and_again, args=(lock,)) for lock in busy]
+    for thread in threads:
+        thread.start()
+    waits = []
+    for _ in range(5):
+        time.sleep(0.02)
+        began = next(count)
+        with other.held(time.monotonic() + 60):
+            waits.append(next(count) - began)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert max(waits) < 10 * len(busy), "in one wait each of the others gets the lock about once"
+
+
+def test_waits_that_ended_hold_the_lock_and_descriptors_no_longer_than_the_one_that_kept_them_waiting(
+    tmp_path: Path,
+) -> None:
+    lock = FileLock(tmp_path / "lock")
+    lock.make()
+    before = len([*Path("/proc/self/fd").iterdir()])
+    with locked(tmp_path / "lock"):
+        for _ in range(2 * 8):  # more than there are threads
+            with pytest.raises(OSError, match="it is locked by process"), lock.held(0.0):
+                pytest.fail("held twice")
+    with lock.held(time.monotonic() + 60):
+        pass
+    wait_until(lambda: len([*Path("/proc/self/fd").iterdir()]) == before)
+    lock.close()
 
 
 async def test_calls_without_end_are_refused(storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch) -> None:
