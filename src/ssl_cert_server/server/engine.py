@@ -81,6 +81,7 @@ async def open_engine(config: Config, storage: Storage, clock: Clock, stack: Asy
         patience=patience,
     )
     states = NameStates(storage, clock)
+    stack.push_async_callback(states.close)
     background = {
         "state.held": states.run,
         "http01.left_over": http01.remove_left_over,

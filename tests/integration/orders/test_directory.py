@@ -12,6 +12,7 @@ import pytest
 from tests.integration.orders.scene import Ca, Scene, check_costs_one, check_lasting
 from tests.support.fault_proxy import Step
 from tests.support.storage_faults import failing_calls, index_locked, locked, of_another_owner, unwritable
+from tests.support.waiting import wait_until
 
 LOCKED = 30
 """Seconds, at most, for which a lock is held."""
@@ -109,4 +110,16 @@ def test_a_lock_that_is_taken_at_new_order_costs_no_other_order(scene: Scene) ->
         assert scene.orders == 1
         scene.end()
         assert {question.result().status for question in asking} <= {200, 500}
+    scene.check_issued(name, orders=1)
+
+
+def test_an_order_that_is_held_in_memory_survives_a_restart(scene: Scene) -> None:
+    """Storage works again, and the server is stopped before it tried: it tries ever less often."""
+    (name,) = scene.new_names(1)
+    scene.begin_at(Step.NEW_ORDER, name, unwritable(scene.server.directory / "_state"))
+    assert scene.server.cert(name).status == 500
+    wait_until(lambda: scene.server.log.count(f"event=state.not_stored cert_key={name}") >= 2)
+    scene.end()
+    assert scene.server.stop() == 0
+    scene.server.start()
     scene.check_issued(name, orders=1)
