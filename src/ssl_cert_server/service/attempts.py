@@ -147,9 +147,19 @@ class Attempts:
             directory_url=record.directory_url,
             challenge=record.challenge,
         )
-        await save_record(self._storage, subject.cert_key, record, lease)
-        await self._states.save(subject.cert_key, NameState(), lease)
+        await self._finish(subject, record, lease)
         return Made(issued.certificate, record)
+
+    async def _finish(self, subject: Subject, record: IssuedRecord, lease: Lease) -> None:
+        """Store what is known of a certificate that was stored, and drop its order.
+
+        Where that fails, the certificate is used all the same. Its order stays open, and is settled before another one.
+        """
+        try:
+            await save_record(self._storage, subject.cert_key, record, lease)
+            await self._states.save(subject.cert_key, NameState(), lease)
+        except StorageError as error:
+            _log.warning("certificate.record_not_stored", name=subject.names[0], reason=str(error))
 
     async def settle(self, subject: Subject, stored: Certificate, state: NameState, lease: Lease) -> NameState:
         """Give ``state`` without an order that has become the ``stored`` certificate already.
