@@ -10,7 +10,7 @@ from contextlib import suppress
 import structlog
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import InvalidCertificate, NotOpened, StorageError
+from ssl_cert_server.errors import InvalidCertificate, StorageError
 from ssl_cert_server.issuers.local_ca import ROOT_KEY
 from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.pki.x509 import check_covers
@@ -20,6 +20,7 @@ from ssl_cert_server.service.records import load_record, save_record
 from ssl_cert_server.service.retained import Finding, Retention, is_retained
 from ssl_cert_server.service.retention import Action
 from ssl_cert_server.storage.base import Lease, Storage
+from ssl_cert_server.storage.passed_over import PassedOver
 from ssl_cert_server.storage.removals import record_key, save_removals
 
 _log = structlog.get_logger()
@@ -98,7 +99,6 @@ class WriteBack:
                 pause = _AFTER_ERROR[0]
             except StorageError as error:
                 _log.warning("write_back.not_compared", again_in=pause, reason=str(error))
-                self._went_back.set()
                 await self._clock.sleep(pause * (1 + self._clock.random()))
                 pause = min(pause * 2, _AFTER_ERROR[1])
                 continue
@@ -108,9 +108,11 @@ class WriteBack:
         """Compare everything where storage went back, and keep in the mirror how far changes go."""
         saved = await self._saved_cursor()
         before = self._cursor or saved  # a full mirror keeps an old one, which storage does not know for ever
-        asked = self._went_back.is_set()
-        self._went_back.clear()
-        if asked or (before and (await self._storage.changes(before, 0.0)).reset) or await self._some_are_lost():
+        if (
+            self._went_back.is_set()
+            or (before and (await self._storage.changes(before, 0.0)).reset)
+            or await self._some_are_lost()
+        ):
             await self._compare_all()
         if self._retention.copies is not None:
             self._cursor = (await self._storage.changes("", 0.0)).cursor
@@ -123,9 +125,9 @@ class WriteBack:
         if not self._in_turn:
             # A managed certificate alone may have been removed by its operator.
             self._in_turn.extend(key for key in (ROOT_KEY, *self._in_memory()) if not self._policy.is_managed(key))
-        found = False
+        found, passed = False, PassedOver()
         for _ in range(min(_CHECKED, len(self._in_turn))):
-            with suppress(NotOpened):
+            with passed.unreadable():
                 found |= await self._retention.examine(self._in_turn.popleft()) is not None
         return found
 
@@ -136,12 +138,18 @@ class WriteBack:
         return ""
 
     async def _compare_all(self) -> None:
-        compared = 0
-        async for key in self._all_keys():
-            await self._compare(key)
-            compared += 1
-            await self._clock.sleep(_BETWEEN_READS)
-        _log.info("write_back.compared", certificates=compared)
+        self._went_back.clear()
+        compared, passed = 0, PassedOver()
+        try:
+            async for key in self._all_keys():
+                with passed.unreadable():
+                    await self._compare(key)
+                compared += 1
+                await self._clock.sleep(_BETWEEN_READS)
+        except StorageError:
+            self._went_back.set()
+            raise
+        _log.info("write_back.compared", certificates=compared, unreadable=passed.count)
 
     async def _all_keys(self) -> AsyncIterator[str]:
         first = dict.fromkeys([ROOT_KEY, *self._in_memory(), *self._retention.removed_keys()])
@@ -155,9 +163,8 @@ class WriteBack:
     async def _compare(self, key: str) -> None:
         while self._retention.lost.full:
             await self._clock.sleep(1.0)
-        with suppress(NotOpened):  # it is there, and nothing is known of it
-            if self._retention.removals_of(key) or await self._retention.examine(key) is not None:
-                self._retention.lost.add(key)
+        if self._retention.removals_of(key) or await self._retention.examine(key) is not None:
+            self._retention.lost.add(key)
 
     async def _wait(self) -> None:
         seconds = _LOOK_EVERY * (1 + self._clock.random() / 4)
@@ -202,7 +209,8 @@ class WriteBack:
             finding = await self._retention.examine(key)
             mended = finding is not None and await self._act(key, finding, lease)
         finally:
-            await self._storage.release(lease)
+            with suppress(StorageError):  # it lapses by itself
+                await self._storage.release(lease)
         if mended:
             await self._storage.announce([record_key(key), key] if removals else [key])
         return True

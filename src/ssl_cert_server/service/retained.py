@@ -7,6 +7,7 @@ missing or older value says nothing about what was removed on purpose; only a re
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Container
 from contextlib import suppress
@@ -23,7 +24,7 @@ from ssl_cert_server.service.lost_keys import LostKeys
 from ssl_cert_server.service.records import IssuedRecord, load_record
 from ssl_cert_server.service.retention import Action, decide, newest
 from ssl_cert_server.storage.base import Storage
-from ssl_cert_server.storage.removals import FOLDER, load_removals, removed_from, save_removals
+from ssl_cert_server.storage.removals import FOLDER, load_removals, record_key, removed_from, save_removals
 from ssl_cert_server.storage.wrapper import StorageWrapper
 
 _log = structlog.get_logger()
@@ -31,6 +32,9 @@ _log = structlog.get_logger()
 _ACCOUNT_KEY = "acme_account+key"
 _REMEMBERED = 10_000
 """Removal records in memory."""
+
+_PATIENCE = 0.2
+"""Seconds that the mirror has to answer beside a storage that did."""
 
 Held = Callable[[str], bytes | None]
 
@@ -68,7 +72,7 @@ class Retention:
         with suppress(StorageError):  # a mirror that can't be read is logged when it is written
             async for record in self.copies.list(FOLDER):
                 if key := removed_from(record):
-                    self._note(key, await load_removals(self.copies, key))
+                    await self._load_copied_removals(key)
 
     def removals_of(self, key: str) -> dict[str, float]:
         """Return the removals from ``key`` that this instance knows."""
@@ -86,20 +90,26 @@ class Retention:
         await self._load_removals(key)
 
     async def best(self, key: str, stored: bytes | None) -> bytes | None:
-        """Return the value to use for ``key``, of which ``stored`` was read; what has to be mended is queued."""
+        """Return the value to use for ``key``, of which ``stored`` was read; what has to be mended is queued.
+
+        :raises StorageError: storage can't be read, and ``stored`` can't be used without that.
+        """
         if not is_retained(key) or (stored is not None and key in self._fixed):
             return stored
         # An operator's certificate has its own memory, which also logs that it is missing.
         held = self.held(key) if key not in self._fixed else None
         if stored is not None and stored == held and key not in self._removals:
             return stored
-        values = [held, await self._copy(key)]
+        values = [held, await self._copy_beside(stored, key)]
         if key not in self._removals and all(value in (None, stored) for value in values):
             return stored
         try:
             finding = await self._examine(key, stored, values)
         except StorageError:
-            finding = None
+            # No certificate would have one issued, and a removed one must not be served.
+            if stored is None or self._is_removed(key, stored):
+                raise
+            return stored
         if finding is None:
             return stored
         if key not in self._fixed or key == ROOT_KEY:
@@ -157,6 +167,19 @@ class Retention:
         best = newest(held.values(), removed=removed, now=now)
         return decide(best, current, removed=removed, now=now, predecessor=predecessor)
 
+    def _is_removed(self, key: str, stored: bytes) -> bool:
+        current = _parsed(stored)
+        return current is not None and current.fingerprint in self._removals.get(key, ())
+
+    async def _load_copied_removals(self, key: str) -> None:
+        """Remember the mirror's removal record of a key, or delete one that has expired."""
+        if self.copies is None:
+            return
+        removals = await load_removals(self.copies, key)
+        self._note(key, removals)
+        if all(until <= self._clock.now() for until in removals.values()):
+            await self.copies.delete(record_key(key))
+
     async def _load_removals(self, key: str) -> dict[str, float]:
         removals = await load_removals(self._primary, key)
         if removals:
@@ -182,6 +205,19 @@ class Retention:
             with suppress(StorageError):
                 return await load_record(self.copies, key, certificate.fingerprint)
         return record
+
+    async def _copy_beside(self, stored: bytes | None, key: str) -> bytes | None:
+        """Return the mirror's copy. Where there is a stored value, a mirror that hangs keeps nobody from it."""
+        if self.copies is None or stored is None:
+            return await self._copy(key)
+        reading = asyncio.create_task(self._copy(key))
+        patience = asyncio.create_task(self._clock.sleep(_PATIENCE))
+        try:
+            await asyncio.wait([reading, patience], return_when=asyncio.FIRST_COMPLETED)
+            return reading.result() if reading.done() else None
+        finally:
+            reading.cancel()
+            patience.cancel()
 
     async def _copy(self, key: str) -> bytes | None:
         with suppress(StorageError):

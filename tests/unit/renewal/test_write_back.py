@@ -148,6 +148,60 @@ async def test_after_a_sign_all_that_is_held_is_compared(it: Room) -> None:
     await it.stop()
 
 
+async def test_one_that_can_not_be_read_keeps_no_other_from_being_compared(it: Room) -> None:
+    await it.hold(make_certificate("b.com"), "b.com")
+    await it.hold()
+    it.storage.break_down("get", key="b.com")
+    it.work.look_at_all()
+    await it.start()
+    for _ in range(50):
+        await it.clock.advance(0.1)
+    assert await it.stored() == NEW.stored
+    await it.stop()
+
+
+async def test_a_look_that_failed_has_not_everything_compared(it: Room) -> None:
+    for number in range(20):
+        name = f"n{number}.com"
+        await it.hold(make_certificate(name), name)
+        await it.storage.put(name, it.memory[name])
+    it.storage.break_down("get", "changes")
+    with capture_logs() as logs:
+        await it.start()
+        await it.clock.advance(1)
+        it.storage.repair()
+        for _ in range(100):
+            await it.clock.advance(1)
+    events = {log["event"] for log in logs}
+    assert "write_back.not_compared" in events
+    assert "write_back.compared" not in events
+    await it.stop()
+
+
+async def test_a_comparison_that_failed_is_made_again(it: Room) -> None:
+    await it.hold()
+    it.work.look_at_all()
+    it.storage.break_down("get")
+    for number in range(20):
+        it.memory[f"n{number}.com"] = b""
+    await it.start()
+    await it.clock.advance(1)
+    it.storage.repair()
+    with capture_logs() as logs:
+        for _ in range(10):
+            await it.clock.advance(1)
+    assert [log["event"] for log in logs].count("write_back.compared") == 1
+    await it.stop()
+
+
+async def test_it_is_announced_though_its_lease_could_not_be_released(it: Room) -> None:
+    await it.hold()
+    cursor = (await it.storage.changes("", 0)).cursor
+    it.storage.break_down("release")
+    assert await it.work.mend("a.com")
+    assert (await it.storage.changes(cursor, 0)).keys == ("a.com",)
+
+
 async def test_one_of_a_name_that_is_not_permitted_is_left_alone(it: Room) -> None:
     await it.copies.put("a.net", make_certificate("a.net").stored)
     await it.work.mend("a.net")

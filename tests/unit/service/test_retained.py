@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from ssl_cert_server.errors import StorageError
 from ssl_cert_server.issuers.local_ca import ROOT_KEY
 from ssl_cert_server.service.records import IssuedRecord, save_record
 from ssl_cert_server.service.retained import RetainedStorage, Retention
 from ssl_cert_server.service.retention import Action
+from ssl_cert_server.storage.mirror import MirroredStorage
 from ssl_cert_server.storage.removals import load_removals, save_removals
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
@@ -141,6 +145,53 @@ async def test_the_mirror_remembers_removals_over_a_restart(it: Room) -> None:
     restarted = Retention(it.primary, it.copies, it.clock)
     await restarted.load()
     assert await RetainedStorage(it.primary, restarted).get("a.com") is None
+    assert restarted.removed_keys() == ["a.com"]
+
+
+@pytest.mark.parametrize("place", ["memory", "mirror"])
+async def test_whether_a_missing_one_was_removed_has_to_be_read(it: Room, place: str) -> None:
+    if place == "memory":
+        it.memory["a.com"] = OLD.stored
+    else:
+        await it.copies.put("a.com", OLD.stored)
+    it.primary.break_down("get", key="_removed/a.com")
+    with pytest.raises(StorageError):
+        await it.storage.get("a.com")
+
+
+async def test_a_removed_one_is_not_given_by_the_mirror_while_storage_is_away(it: Room) -> None:
+    await it.remove(OLD.fingerprint)
+    await it.copies.put("a.com", OLD.stored)  # by a read that was under way
+    it.primary.break_down("get")
+    mirrored = MirroredStorage(it.primary, it.copies, it.clock)
+    with pytest.raises(StorageError):
+        await RetainedStorage(mirrored, it.retention).get("a.com")
+
+
+async def test_what_is_stored_is_given_while_it_can_not_be_compared(it: Room) -> None:
+    await it.primary.put("a.com", OLD.stored)
+    it.memory["a.com"] = NEW.stored
+    it.primary.break_down("get", key="_removed/a.com")
+    assert await it.storage.get("a.com") == OLD.stored
+
+
+async def test_a_mirror_that_hangs_keeps_nobody_from_what_is_stored(it: Room) -> None:
+    await it.primary.put("a.com", OLD.stored)
+    it.copies.hang()
+    reading = asyncio.ensure_future(it.storage.get("a.com"))
+    await it.clock.advance(0.3)
+    assert reading.done()
+    assert await reading == OLD.stored
+    assert it.copies.hanging == 0
+
+
+async def test_the_mirror_forgets_removals_that_have_expired(it: Room) -> None:
+    await it.remove(OLD.fingerprint)
+    await save_removals(it.copies, "b.com", {"other": START + DAY}, now=START)
+    it.clock.jump(2 * DAY)
+    restarted = Retention(it.primary, it.copies, it.clock)
+    await restarted.load()
+    assert [key async for key in it.copies.list("_removed")] == ["_removed/a.com"]
     assert restarted.removed_keys() == ["a.com"]
 
 
