@@ -128,10 +128,12 @@ class SimulatedCa:
         *,
         replaces: str | None,  # noqa: ARG002
         before_order: Callable[[], Awaitable[None]],
+        before_send: Callable[[], None],
         on_order: KeepOrder,
     ) -> Certificate:
         """Take an order, look for proof, issue."""
         await before_order()
+        before_send()
         await self._travel()
         renewal = _set(names) in self._sets
         self._admit(names, renewal=renewal)

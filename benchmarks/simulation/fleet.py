@@ -105,6 +105,9 @@ class Fleet:
             await self._storage.unschedule(queue, [cert_key])
         return True
 
+    async def publish(self, stored: Stored) -> None:
+        """See :class:`ssl_cert_server.renewal.worker.Renewables`; nobody is served here."""
+
     def _found(self, cert_key: str) -> Stored:
         return Stored(self._subjects[cert_key], self.certificates[cert_key], self._records[cert_key])
 

@@ -1,7 +1,7 @@
 """Accepting connections on listening sockets.
 
-uvloop's own servers close a listening socket for good, without a word, when a connection arrives while the process has
-no file descriptor left and another thread takes the one that libuv holds in reserve. Until then they close every
+uvloop's own servers close a listening socket for good, and don't report it, when a connection arrives while the process
+has no file descriptor left and another thread takes the one that libuv holds in reserve. Until then they close every
 connection that arrives. :class:`Acceptor` leaves connections in the listen queue until there is a descriptor again.
 """
 
@@ -41,7 +41,7 @@ class Acceptor:
         self._log_interval = LogInterval()
 
     def start(self, listeners: Sequence[socket.socket]) -> None:
-        """Accept connections on these listening sockets. They stay the caller's."""
+        """Accept connections on these listening sockets. The caller closes them."""
         for listener in listeners:
             listener.settimeout(0)
             self._listeners.append(listener)

@@ -17,12 +17,16 @@ class RecordingUpkeep:
         self.read: list[tuple[str, str]] = []
         self.written: list[tuple[str, str]] = []
         self.peers: list[tuple[str, str]] = []
+        self.published: list[tuple[str, str]] = []
 
     async def expect(self, cert_key: str) -> None:
         self.expected.append(cert_key)
 
     async def stored(self, subject: Subject, certificate: Certificate, record: IssuedRecord | None) -> None:
         (self.peers if record is None else self.written).append((subject.names[0], certificate.fingerprint))
+
+    async def publish(self, subject: Subject, certificate: Certificate) -> None:
+        self.published.append((subject.names[0], certificate.fingerprint))
 
     def seen(self, subject: Subject, certificate: Certificate) -> None:
         self.read.append((subject.names[0], certificate.fingerprint))

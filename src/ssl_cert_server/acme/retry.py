@@ -28,9 +28,9 @@ def is_transient(error: AcmeError) -> bool:
 
 
 def is_transient_refusal(error: AcmeError) -> bool:
-    """Return whether asking again in a moment may help, and the request surely did nothing: a CA said so itself."""
+    """Return whether a retry may help, and the CA itself refused the request, so that it had no effect."""
     if isinstance(error, CaProblem) and error.type == "about:blank" and not error.everyone:
-        return False  # what stands before the CA may have lost the CA's answer
+        return False  # a proxy in front of the CA may have lost the CA's answer
     return is_transient(error) and not isinstance(error, AnswerLost)
 
 

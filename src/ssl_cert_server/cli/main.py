@@ -68,6 +68,6 @@ def main() -> None:
     except CertServerError as error:
         sys.stderr.write(f"ssl-cert-server: {error}\n")
         sys.exit(1)
-    except Exception:  # noqa: BLE001 - a bug: its traceback goes the way of the log, which shows no secret
+    except Exception:  # noqa: BLE001 - a bug: the log redacts secrets in its traceback
         _log.exception("process.crashed")
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Printing by commands that change something, whose work must not depend on who reads what they print."""
+"""Background printing for commands that change something: a slow or missing reader does not stop their work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PATIENCE = 60.0
 def print_in_background() -> None:
     """Queue what is printed from now on: printing neither fails nor holds up a command that holds a lease.
 
-    Whatever could not be printed at the end is told on standard error; the exit code is that of the work.
+    Where output was lost, a line on standard error says so; the exit code is that of the work.
     """
     atexit.register(_finish, queue_standard_output())
 

@@ -55,7 +55,7 @@ def make_app(
         return PlainTextResponse("ok\n")
 
     async def readyz(_: Request) -> Response:
-        # A check that began goes on without its client: others would otherwise begin as many as clients hang up.
+        # A check outlives its client: otherwise clients that hang up could start any number of checks.
         trouble = await checks.join("readyz", readiness.trouble)
         if trouble is not None:
             _log.warning("readyz.not_ready", reason=trouble)

@@ -68,7 +68,7 @@ class BoundedConnection(HttpToolsProtocol):
         """Close the connection at once."""
         self.connections.discard(self)
         if self.serves():
-            # The kernel would otherwise keep megabytes for a client that doesn't read.
+            # Otherwise the kernel keeps up to megabytes for a client that doesn't read.
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
@@ -134,7 +134,7 @@ class BoundedConnection(HttpToolsProtocol):
             self.load.release(self)
 
     def on_response_complete(self) -> None:
-        """Have the next queued request begun, or what is held parsed."""
+        """Schedule the next queued request, or the next piece of what is held."""
         self._running = None
         if self.transport.is_closing():
             self._watch_sending()
@@ -150,13 +150,13 @@ class BoundedConnection(HttpToolsProtocol):
     # --- answers that aren't read
 
     def pause_writing(self) -> None:
-        """Give the client a deadline to read."""
+        """Start the deadline for the client to read."""
         super().pause_writing()
         self.load.hold(self, len(self._held) + self.transport.get_write_buffer_size())
         self._watch_sending()
 
     def resume_writing(self) -> None:
-        """Go on: the client has read."""
+        """Stop that deadline, and continue with what is held."""
         super().resume_writing()
         self._stop_send_timer()
         if self.transport.is_closing():
@@ -187,7 +187,7 @@ class BoundedConnection(HttpToolsProtocol):
     # Wherever the connection is closed, it stays open until the client has read everything.
 
     def eof_received(self) -> None:
-        """Have the transport closed: the client has sent all it will."""
+        """Let the transport close: the client has finished sending."""
         self._watch_sending()
 
     def send_400_response(self, msg: str) -> None:
@@ -232,7 +232,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._hang_up_timer = self.loop.call_later(_LOOK_FOR_HANG_UP, self._look_for_hang_up)
 
     def _look_for_hang_up(self) -> None:
-        """Abort the connection where its client has closed it: while it isn't read from, the loop doesn't say so."""
+        """Abort the connection if its client has closed it: the loop doesn't report that while reading is paused."""
         self._hang_up_timer = None
         if self._running is None or not self.flow.read_paused or self.transport.is_closing():
             return

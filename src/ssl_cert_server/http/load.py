@@ -1,4 +1,4 @@
-"""What all HTTP connections together may use: connections, waiting requests, and bytes held for slow clients."""
+"""Limits over all HTTP connections: their number, waiting requests, and bytes held for slow clients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = structlog.get_logger()
 
 
 class Connection(Protocol):
-    """What :class:`Load` needs of a connection."""
+    """The part of a connection that :class:`Load` uses."""
 
     def idle_since(self) -> float | None:
         """Return the loop's time since when no request is under way, or None where one is."""
@@ -38,7 +38,7 @@ class Connection(Protocol):
 
 
 class Load:
-    """Bounds on connections, requests that wait, and held bytes; says which connections are closed for others."""
+    """Bounds on connections, waiting requests and held bytes; selects connections to close for new ones."""
 
     def __init__(self, connections: int = 16_384, waiting: int = 12_288) -> None:
         self.max_connections = connections
@@ -72,7 +72,7 @@ class Load:
         self._held_bytes -= self._held.pop(connection, 0)
 
     def schedule(self, connection: Connection) -> None:
-        """Have a connection go on in its turn: a few at a time, so that requests on other connections don't wait."""
+        """Schedule ``go_on`` of a connection: a few run in each turn of the loop, and others needn't wait."""
         if not self._ready:
             asyncio.get_running_loop().call_soon(self._work)
         self._ready.append(connection)

@@ -32,7 +32,7 @@ class RequestTask:
             return
         self._task = asyncio.current_task()
         if self._load.too_many_wait():
-            # A turn later: what is answered from memory doesn't wait, and is never refused.
+            # One turn later: by then a request that is answered from memory is done, and not refused.
             asyncio.get_running_loop().call_soon(self._refuse)
         self._load.waiting += 1
         try:

@@ -71,7 +71,7 @@ class AcmeAccount:
         self._session: AcmeSession | None = None
         self._stored: tuple[bytes, bytes] | None = None
         self._superseded: set[str] = set()
-        """Digests of keys that were changed for others while this instance ran."""
+        """Digests of keys that were replaced while this instance ran."""
         self._opening = asyncio.Lock()
 
     async def session(self) -> AcmeSession:
@@ -134,7 +134,7 @@ class AcmeAccount:
                 if error.type not in ("unauthorized", "accountDoesNotExist"):
                     raise
                 # It is so already: an earlier attempt was cut short.
-            # No instance that has it in memory writes it back.
+            # So that no instance that has it in memory writes it back.
             await self._note_removal(lease)
             # The key first: what is left of an account after a crash is the URL, which is of no use without it.
             await self._storage.delete(self._place.key, lease=lease)

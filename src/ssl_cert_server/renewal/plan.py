@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -81,6 +82,11 @@ class RenewalPlan:
             await self.add(Stored(subject, certificate, record))
         except StorageError as error:
             _log.warning("renewal.not_scheduled", cert_key=subject.cert_key, reason=str(error))
+
+    async def publish_later(self, stored: Stored) -> None:
+        """Have a certificate that could not be announced come up soon; trouble is left to the entry from before."""
+        with suppress(StorageError):
+            await self.renew_at(stored, self._clock.now() + CLAIMED_FOR)
 
     async def add(self, stored: Stored) -> None:
         """Have a certificate renewed when it is due, its CA asked before, and a warning given if it is never replaced.

@@ -89,6 +89,10 @@ class StoredCertificates:
         """See :meth:`ssl_cert_server.service.issuance.AcmeCertificates.renew`."""
         return await self._certificates.renew(subject, replaces, priority)
 
+    async def publish(self, stored: Stored) -> None:
+        """See :meth:`ssl_cert_server.service.issuance.AcmeCertificates.publish`."""
+        await self._certificates.publish(stored.subject, stored.certificate)
+
     @asynccontextmanager
     async def _held(self, cert_key: str) -> AsyncIterator[Lease | None]:
         """Hold the lease on a certificate; None where somebody has it, as who replaces it."""

@@ -8,7 +8,7 @@ import structlog
 
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.model import Certificate, Subject
-from ssl_cert_server.renewal.plan import RenewalPlan
+from ssl_cert_server.renewal.plan import RenewalPlan, Stored
 from ssl_cert_server.renewal.rebuild import SeenCertificates
 from ssl_cert_server.service.records import IssuedRecord
 from ssl_cert_server.storage.base import Storage
@@ -49,6 +49,12 @@ class CertificateUpkeep:
             await self._storage.announce([subject.cert_key])
         except StorageError as error:
             _log.warning("changes.not_announced", cert_key=subject.cert_key, reason=str(error))
+            await self._plan.publish_later(Stored(subject, certificate, record))
+
+    async def publish(self, subject: Subject, certificate: Certificate) -> None:
+        """See there."""
+        self._on_stored(subject, certificate)
+        await self._storage.announce([subject.cert_key])
 
     def seen(self, subject: Subject, certificate: Certificate) -> None:
         """See there."""

@@ -58,6 +58,9 @@ class Renewables(Protocol):
     async def renew(self, subject: Subject, replaces: str, priority: Priority) -> Certificate:
         """See :meth:`ssl_cert_server.service.issuance.AcmeCertificates.renew`."""
 
+    async def publish(self, stored: Stored) -> None:
+        """See :meth:`ssl_cert_server.service.issuance.AcmeCertificates.publish`."""
+
 
 class RenewalWorker:
     """Takes what is due off the plan and has it renewed, the most pressing first, a few at a time.
@@ -114,7 +117,9 @@ class RenewalWorker:
             if await self._forget(entry.key, stored):
                 _log.warning("renewal.given_up", cert_key=entry.key, remedy="the next request for it issues on the fly")
         elif now < self._plan.due_at(stored, chance=0.0):
-            await self._plan.add(stored)  # its server died before it could say when, or a peer was faster
+            # The instance that stored it died or failed before it announced and planned it, or a peer was faster.
+            await self._certificates.publish(stored)
+            await self._plan.add(stored)
         elif entry.key not in self._suspects:
             await self._renew(entry, stored)
         elif self._suspects_at_work < _SUSPECTS_SIDE_BY_SIDE:

@@ -76,6 +76,7 @@ class WriteBack:
         self._in_turn: deque[str] = deque()
         self._went_back = asyncio.Event()
         self._pause = _AFTER_ERROR[0]
+        self._cursor = ""
 
     def look_at_all(self) -> None:
         """Have all that is held compared with storage: anything may have been lost."""
@@ -83,6 +84,7 @@ class WriteBack:
 
     async def run(self) -> None:
         """Find what was lost and write it back, for ever."""
+        self._cursor = ""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._find())
             group.create_task(self._write_all())
@@ -104,7 +106,8 @@ class WriteBack:
 
     async def _look(self) -> None:
         """Compare everything where storage went back, and keep in the mirror how far changes go."""
-        before = await self._saved_cursor()
+        saved = await self._saved_cursor()
+        before = self._cursor or saved  # a full mirror keeps an old one, which storage does not know for ever
         if (
             self._went_back.is_set()
             or (before and (await self._storage.changes(before, 0.0)).reset)
@@ -112,9 +115,10 @@ class WriteBack:
         ):
             await self._compare_all()
         if self._retention.copies is not None:
-            cursor = (await self._storage.changes("", 0.0)).cursor
-            if cursor != before:
-                await self._retention.copies.put(CURSOR, cursor.encode())
+            self._cursor = (await self._storage.changes("", 0.0)).cursor
+            if self._cursor != saved:
+                with suppress(StorageError):  # a mirror that can't be written says nothing about storage
+                    await self._retention.copies.put(CURSOR, self._cursor.encode())
 
     async def _some_are_lost(self) -> bool:
         """Return whether storage lost one of the next few certificates in memory: a loss is not announced."""
@@ -129,7 +133,9 @@ class WriteBack:
 
     async def _saved_cursor(self) -> str:
         copies = self._retention.copies
-        return (await copies.get(CURSOR) or b"").decode("ascii", "replace") if copies is not None else ""
+        with suppress(StorageError):  # a mirror that can't be read is logged by what fills it
+            return (await copies.get(CURSOR) or b"").decode("ascii", "replace") if copies is not None else ""
+        return ""
 
     async def _compare_all(self) -> None:
         self._went_back.clear()

@@ -66,4 +66,4 @@ def _refuse(connection: socket.socket) -> None:
     with connection, suppress(OSError):
         connection.send(_REFUSAL)
         connection.shutdown(socket.SHUT_WR)
-        connection.recv(_UNREAD)  # what is unread when it is closed would have the client discard the answer
+        connection.recv(_UNREAD)  # closing with unread data resets the connection, and the client may lose the answer

@@ -103,7 +103,7 @@ class BackgroundWriter:
             self._write_report()
 
     def _write_report(self) -> bool:
-        """Tell how many lines are missing here, if any are; return whether that was written."""
+        """Write how many lines are missing here, if any are; return whether that worked."""
         if self._unreported and not self._write(self._report(self._unreported).encode(errors="backslashreplace")):
             return False
         self._unreported = 0

@@ -43,7 +43,7 @@ def bounds(limit: int) -> Bounds:
 
 
 AMPLE = bounds(65_536)
-"""The bounds where descriptors aren't short."""
+"""Bounds for a process with plenty of descriptors."""
 
 
 def raise_limit() -> int:

@@ -101,7 +101,7 @@ class _Rendering:
 
 
 class _LineLogger:
-    """What structlog's loggers hand their rendered lines to."""
+    """Logger for structlog that passes rendered lines to ``write``."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write

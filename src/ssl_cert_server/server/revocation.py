@@ -21,6 +21,9 @@ from ssl_cert_server.service.issuance import AcmeCertificates
 from ssl_cert_server.service.records import load_record
 from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.storage.base import Storage
+from ssl_cert_server.storage.leasing import leased
+from ssl_cert_server.storage.removals import record_key
+from ssl_cert_server.storage.write_watch import PROBE
 
 _log = structlog.get_logger()
 
@@ -68,14 +71,22 @@ class Revocation:
 
         A removal record comes first: no instance that holds the certificate writes it back.
 
+        :raises StorageError: the removal record can't be written. Nothing is revoked where that fails beforehand.
         :raises CertServerError: the CA refused or could not be reached.
         """
         key, fingerprint = subject.cert_key, old.certificate.fingerprint
+        await self._rehearse(key)
         await self._revoke_at_ca(old, reason)
         _log.info("certificate.revoked", name=subject.names[0], fingerprint=fingerprint)
         await remove_certificate(
             self._storage, key, old.certificate, old.record, self._clock, lease_name=f"certificates/{key}"
         )
+
+    async def _rehearse(self, key: str) -> None:
+        """Write what has to be written once the certificate is revoked, which can't be undone."""
+        async with leased(self._storage, f"certificates/{key}", self._clock) as lease:
+            await self._storage.put(record_key(PROBE), b"{}", lease=lease)
+            await self._storage.delete(record_key(PROBE), lease=lease)
 
     async def _revoke_at_ca(self, old: Predecessor, reason: int) -> None:
         known = self._engine.cas.get(old.record.directory_url)

@@ -97,7 +97,7 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept connections; uvicorn's own way is uvloop's, which ends where descriptors run out."""
+        """Accept connections; uvicorn would leave that to uvloop, which stops when descriptors run out."""
         self.servers = []
         protocol = cast("type[CertServerProtocol]", self.config.http_protocol_class)
         self._admission = Admission(

@@ -1,4 +1,4 @@
-"""Standard input, output and error of this process: always open, and written without surprises."""
+"""Standard input, output and error of this process: always open, and safe to write to."""
 
 from __future__ import annotations
 
@@ -20,23 +20,16 @@ STOPPING = 2.0
 """Seconds that the end of the process waits for queued lines to be written."""
 
 _log = structlog.wrap_logger(structlog.ReturnLogger())
-"""Renders lines as the log's are, and returns them: for a line that must go before those that are queued."""
+"""Renders a line as the log does and returns it, for a line that is written ahead of the queue."""
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
-class QueuedStream(io.RawIOBase):
-    """Stream of which every write is queued: it never blocks and never fails."""
+class _OutputStream(io.RawIOBase):
+    """Base of the streams that stand for an open file descriptor."""
 
-    def __init__(self, descriptor: int, writer: BackgroundWriter) -> None:
+    def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self.writer = writer
-
-    def write(self, data: ReadableBuffer) -> int:
-        content = bytes(data)
-        if content:
-            self.writer.write(content)
-        return len(content)
 
     def fileno(self) -> int:
         return self._descriptor
@@ -48,11 +41,25 @@ class QueuedStream(io.RawIOBase):
         return True
 
 
-class CheckedStream(io.RawIOBase):
+class QueuedStream(_OutputStream):
+    """Stream of which every write is queued: it never blocks and never fails."""
+
+    def __init__(self, descriptor: int, writer: BackgroundWriter) -> None:
+        super().__init__(descriptor)
+        self.writer = writer
+
+    def write(self, data: ReadableBuffer) -> int:
+        content = bytes(data)
+        if content:
+            self.writer.write(content)
+        return len(content)
+
+
+class CheckedStream(_OutputStream):
     """Stream that writes at once and whole, and keeps nothing that the interpreter would try again at its end."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+        super().__init__(descriptor)
         self._output = output_to(descriptor)
 
     def write(self, data: ReadableBuffer) -> int:
@@ -68,15 +75,6 @@ class CheckedStream(io.RawIOBase):
         except OSError as error:
             raise OutputFailed(f"can't write to standard output: {error.strerror}") from error
         return size
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def isatty(self) -> bool:
-        return os.isatty(self._descriptor)
-
-    def writable(self) -> bool:
-        return True
 
 
 def take_over_standard_streams() -> BackgroundWriter:

@@ -49,7 +49,7 @@ _TROUBLE_STEPS = 2
 """A CA's own trouble doesn't send a name into the longest back-off: it would sleep on when the CA is back."""
 
 _STORAGE_STEPS = 1
-"""What can't be stored is no fault of the name's: it is tried again as soon as the shortest back-off is over."""
+"""Back-off steps after a failure of storage: the name is not at fault, so the shortest back-off applies."""
 
 _DOUBTFUL_STEPS = 3
 """Where the trouble may be with the name alone, it is tried seldom enough to waste few of the orders of the others."""
@@ -147,9 +147,19 @@ class Attempts:
             directory_url=record.directory_url,
             challenge=record.challenge,
         )
-        await save_record(self._storage, subject.cert_key, record, lease)
-        await self._states.save(subject.cert_key, NameState(), lease)
+        await self._finish(subject, record, lease)
         return Made(issued.certificate, record)
+
+    async def _finish(self, subject: Subject, record: IssuedRecord, lease: Lease) -> None:
+        """Store what is known of a certificate that was stored, and drop its order.
+
+        Where that fails, the certificate is used all the same. Its order stays open, and is settled before another one.
+        """
+        try:
+            await save_record(self._storage, subject.cert_key, record, lease)
+            await self._states.save(subject.cert_key, NameState(), lease)
+        except StorageError as error:
+            _log.warning("certificate.record_not_stored", name=subject.names[0], reason=str(error))
 
     async def settle(self, subject: Subject, stored: Certificate, state: NameState, lease: Lease) -> NameState:
         """Give ``state`` without an order that has become the ``stored`` certificate already.
@@ -261,7 +271,7 @@ class Attempts:
         return False
 
     async def _note(self, subject: Subject, state: NameState, error: Unavailable, lease: Lease, *, begun: bool) -> None:
-        """Store why the name waits, for who asks why: no failure is counted, and none is forgotten.
+        """Store the reason why the name waits, which ``why`` shows; no failure is counted, and earlier ones stay.
 
         Where a CA refused an order, this also ends the record of its being placed, which would look like a crash.
         """
@@ -301,18 +311,18 @@ class _Records:
     clock: Clock
 
     async def announce_order(self, orders: tuple[OpenOrder, ...]) -> None:
-        """See there."""
+        """Store the due entry, and the state with the time at which an order is placed."""
         self.states.check_room()
         await self.on_order()
         placing = replace(self.state, orders=orders, placing_at=self.clock.now())
         await self.states.save(self.subject.cert_key, placing, self.lease)
 
     def check_lease(self) -> None:
-        """See there."""
+        """Check the lease of the name's certificate."""
         self.lease.check()
 
     async def save_orders(self, orders: tuple[OpenOrder, ...]) -> None:
-        """See there."""
+        """Store the state with these orders, or hold it in memory."""
         await self.states.keep(self.subject.cert_key, replace(self.state, orders=orders), self.lease)
 
 

@@ -61,6 +61,12 @@ class Upkeep(Protocol):
     async def stored(self, subject: Subject, certificate: Certificate, record: IssuedRecord | None) -> None:
         """Hear of a certificate that was just stored; where there is no ``record``, by a peer that was faster."""
 
+    async def publish(self, subject: Subject, certificate: Certificate) -> None:
+        """Use a certificate that was stored earlier, and announce it to the other instances.
+
+        :raises StorageError: it can't be announced.
+        """
+
     def seen(self, subject: Subject, certificate: Certificate) -> None:
         """Hear of a usable certificate that was read."""
 
@@ -126,6 +132,14 @@ class AcmeCertificates:
         if certificate is not None:
             self._upkeep.seen(subject, certificate)
         return certificate
+
+    async def publish(self, subject: Subject, certificate: Certificate) -> None:
+        """Have every instance use a stored certificate; whoever stored it may have died before it was announced.
+
+        :raises StorageError: it can't be announced.
+        """
+        if self._usable(subject.cert_key, certificate, subject.names):
+            await self._upkeep.publish(subject, certificate)
 
     async def close(self) -> None:
         """Give up what is under way; open orders are kept, and gone on with later."""
@@ -225,7 +239,7 @@ class AcmeCertificates:
                     made = await self._attempts.make(wanted, state, lease, lambda: self._expect(wanted))
                     certificate, record = made.certificate, made.record
             else:
-                self._states.drop(cert_key)  # a peer was faster; what it stored is right
+                self._states.drop(cert_key)  # a peer stored the certificate, and its state with it
         await self._upkeep.stored(subject, certificate, record)
         return certificate
 

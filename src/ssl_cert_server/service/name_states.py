@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -24,8 +25,11 @@ _PAUSES = (2.0, 60.0)
 
 _LEASE = 30.0
 
-_AT_THE_END = 5.0
-"""Seconds that storage has to store what is held when the server stops."""
+_LAST_TRY = 5.0
+"""Seconds for which a server that stops tries to store what is held."""
+
+_LAST_PASSES = 10
+"""Passes over what is held in that time, each up to the next state that can't be stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class NameStates:
     def __init__(self, storage: Storage, clock: Clock) -> None:
         self._storage = storage
         self._clock = clock
-        self._held: dict[str, _Held] = {}
+        self._held: OrderedDict[str, _Held] = OrderedDict()
         self._anything_held = asyncio.Event()
 
     async def load(self, cert_key: str) -> NameState:
@@ -102,11 +106,14 @@ class NameStates:
             pause = _PAUSES[0] if await self._store_held() else min(pause * 2, longest)
 
     async def close(self) -> None:
-        """Try once more to store what is held in memory: after a restart nothing else leads to those orders."""
+        """Try once more to store what is held: the next process would place another order for each of these names."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_TRY):
+                for _ in range(_LAST_PASSES):
+                    if await self._store_held():
+                        break
         if self._held:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_AT_THE_END):
-                    await self._store_held()
+            _log.error("state.lost", held=len(self._held), cert_key=next(iter(self._held)))
 
     async def _store_held(self) -> bool:
         """Store what can be stored, and return whether storage worked."""
@@ -114,9 +121,9 @@ class NameStates:
             try:
                 await self._store_one(cert_key)
             except StorageError as error:
-                if cert_key in self._held:  # last: the fault may be with this one alone
-                    self._held[cert_key] = self._held.pop(cert_key)
                 _log.warning("state.not_stored", cert_key=cert_key, held=len(self._held), reason=str(error))
+                if cert_key in self._held:
+                    self._held.move_to_end(cert_key)  # one that can't be stored must not keep the others from it
                 return False
         if not self._held:
             self._anything_held.clear()

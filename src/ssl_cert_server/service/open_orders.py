@@ -31,7 +31,7 @@ class OrderRecords(Protocol):
 
 
 class OpenOrders:
-    """Stores what is about to be done before it is done, so that a crash forgets no order."""
+    """The open orders of one name. Each new order is announced in storage before it is placed."""
 
     def __init__(self, orders: Iterable[OpenOrder], records: OrderRecords) -> None:
         self._orders = {order.directory_url: order for order in orders}
@@ -75,5 +75,5 @@ class OpenOrders:
         await self._records.save_orders(self.all)
 
     def forget(self, directory_url: str) -> None:
-        """Leave out the order at a CA, which is of no use any more; the next save leaves it out of storage, too."""
+        """Remove the order at a CA; the next save removes it from storage, too."""
         self._orders.pop(directory_url, None)

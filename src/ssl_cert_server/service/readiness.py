@@ -9,7 +9,7 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import StorageError
 
 _KEEP = 2.0
-"""Seconds for which a result is given again: each check writes durably."""
+"""Seconds for which a result is cached: each check writes durably."""
 
 _DEADLINE = 10.0
 """Seconds after which storage counts as unreachable, so that a probe of an orchestrator gets an answer."""
@@ -26,7 +26,7 @@ class OrderRehearsal(Protocol):
 
 
 class Readiness:
-    """Asks storage the question that precedes every order, at most every two seconds."""
+    """Checks, at most every two seconds, that storage accepts the writes an order needs."""
 
     def __init__(self, storage: OrderRehearsal, clock: Clock) -> None:
         self._storage = storage
@@ -36,7 +36,7 @@ class Readiness:
         self._reason: str | None = None
 
     async def trouble(self) -> str | None:
-        """Return what keeps this instance from its work in one line, or None."""
+        """Return the reason why this instance is not ready, in one line, or None."""
         async with self._checking:
             if self._clock.monotonic() - self._checked_at >= _KEEP:
                 self._reason = await self._check()

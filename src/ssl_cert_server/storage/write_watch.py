@@ -1,4 +1,4 @@
-"""Storage that remembers which kinds of write failed, so that nothing is begun whose outcome could not be stored."""
+"""Storage wrapper that records which kinds of write failed, so that no order is placed that could not be stored."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class WriteWatch(StorageWrapper):
 
     @asynccontextmanager
     async def _watched(self, kind: _Kind, *, decides: bool = True) -> AsyncIterator[None]:
-        """Remember what becomes of a write; where it does not decide, its success does not end a failure."""
+        """Record whether a write works. With ``decides`` off, a success does not clear an earlier failure."""
         try:
             yield
         except LeaseLost:

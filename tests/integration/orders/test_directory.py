@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
@@ -11,7 +13,15 @@ import pytest
 
 from tests.integration.orders.scene import Ca, Scene, check_costs_one, check_lasting
 from tests.support.fault_proxy import Step
-from tests.support.storage_faults import failing_calls, index_locked, locked, of_another_owner, unwritable
+from tests.support.storage_faults import (
+    failing_calls,
+    index_locked,
+    locked,
+    obeying_permissions,
+    of_another_owner,
+    unwritable,
+)
+from tests.support.waiting import wait_until
 
 LOCKED = 30
 """Seconds, at most, for which a lock is held."""
@@ -43,6 +53,7 @@ def _index_locked(scene: Scene, _: Path) -> AbstractContextManager[None]:
 
 LASTING: dict[str, Fault] = {
     "_state unwritable": _unwritable("_state"),
+    "_issued unwritable": _unwritable("_issued"),
     "index locked": _index_locked,
     "pwrite64 ENOSPC": _failing("pwrite64", "ENOSPC"),
     "pwrite64 EIO": _failing("pwrite64", "EIO"),
@@ -78,15 +89,12 @@ def test_an_index_of_another_owner_is_replaced(scene: Scene) -> None:
     assert "event=storage.index_lost" in scene.server.log
 
 
-def test_a_record_that_can_not_be_written_costs_one_order(scene: Scene) -> None:
-    check_costs_one(scene, unwritable(scene.server.directory / "_issued"))
-
-
 AFTER = [
     pytest.param(Step.NEW_ORDER, _unwritable("_state"), id="newOrder, _state unwritable"),
     pytest.param(Step.NEW_ORDER, _failing("fsync", "EIO"), id="newOrder, fsync EIO"),
     pytest.param(Step.NEW_ORDER, _failing("rename", "EACCES"), id="newOrder, rename EACCES"),
     pytest.param(Step.CERTIFICATE, _unwritable("_state"), id="certificate, _state unwritable"),
+    pytest.param(Step.CERTIFICATE, _unwritable("_issued"), id="certificate, _issued unwritable"),
     pytest.param(Step.CERTIFICATE, _failing("fsync", "EIO"), id="certificate, fsync EIO"),
 ]
 
@@ -110,3 +118,33 @@ def test_a_lock_that_is_taken_at_new_order_costs_no_other_order(scene: Scene) ->
         scene.end()
         assert {question.result().status for question in asking} <= {200, 500}
     scene.check_issued(name, orders=1)
+
+
+def test_an_order_that_is_held_in_memory_survives_a_restart(scene: Scene) -> None:
+    """Storage works again, and the server is stopped before it tried: it tries ever less often."""
+    (name,) = scene.new_names(1)
+    scene.begin_at(Step.NEW_ORDER, name, unwritable(scene.server.directory / "_state"))
+    assert scene.server.cert(name).status == 500
+    wait_until(lambda: scene.server.log.count(f"event=state.not_stored cert_key={name}") >= 2)
+    scene.end()
+    assert scene.server.stop() == 0
+    scene.server.start()
+    scene.check_issued(name, orders=1)
+
+
+def test_nothing_is_revoked_while_its_removal_can_not_be_stored(scene: Scene) -> None:
+    (name,) = scene.new_names(1)
+    fingerprint = scene.server.cert(name).json["fingerprint"]
+    removed = scene.server.directory / "_removed"
+    removed.mkdir(mode=0o700, exist_ok=True)
+    command = [*obeying_permissions(), sys.executable, "-m", "ssl_cert_server", "revoke", name, "--yes"]
+    command += ["--without-replacement", "-c", str(scene.server.config_file)]
+    with unwritable(removed):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "Permission denied" in done.stderr
+    assert "certificate.revoked" not in done.stderr
+    assert scene.server.cert(name).json["fingerprint"] == fingerprint
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "certificate.revoked" in done.stderr

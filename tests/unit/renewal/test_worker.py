@@ -233,6 +233,19 @@ async def test_a_server_that_died_before_it_could_plan_is_made_up_for(it: Room) 
     assert 60 * DAY <= entry.at - START <= 63 * DAY
 
 
+async def test_what_could_not_be_announced_is_announced_later(it: Room) -> None:
+    await it.rebuild.rebuild()
+    it.storage.break_down("announce", times=1)
+    await it.certificates.obtain("a.com", A)
+    cursor = (await it.storage.changes("", 0.0)).cursor
+    await it.start()
+    await it.later(600)
+    assert (await it.storage.changes(cursor, 0.0)).keys == ("a.com",)
+    assert len(it.ca.calls) == 1
+    [entry] = it.storage._queues[RENEWALS]
+    assert entry.at - START >= 60 * DAY, "it is planned again"
+
+
 async def test_a_server_that_died_before_it_could_store_costs_a_look(it: Room) -> None:
     await it.rebuild.rebuild()
     await it.plan.expect("a.com")

@@ -245,6 +245,22 @@ async def test_a_storage_that_went_back_while_no_server_ran_is_told_by_the_curso
     await it.stop()
 
 
+@pytest.mark.parametrize("operation", ["put", "get"])
+@pytest.mark.parametrize("saved", ["", "999999999"])
+async def test_a_mirror_that_fails_does_not_have_all_compared_again_and_again(
+    it: Room, operation: str, saved: str
+) -> None:
+    if saved:
+        await it.copies.put(CURSOR, saved.encode())
+    it.copies.break_down(operation, key=CURSOR)
+    with capture_logs() as logs:
+        await it.start()
+        await it.clock.advance(600)
+    await it.close()
+    assert [log["event"] for log in logs].count("write_back.compared") <= 1
+    assert "write_back.not_compared" not in [log["event"] for log in logs]
+
+
 async def test_a_removed_one_that_a_backup_brought_back_is_removed_again_and_the_record_is_restored(it: Room) -> None:
     await save_removals(it.storage, "a.com", {OLD.fingerprint: START + 90 * DAY}, now=START)
     await it.retention.note_removal("a.com")

@@ -121,6 +121,63 @@ async def test_storing_is_tried_ever_less_often(it: Room) -> None:
     assert await it.stored() == FAILED
 
 
+async def test_a_state_that_can_not_be_stored_keeps_no_other_from_it(it: Room) -> None:
+    class OneFails(FaultyStorage):
+        async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:
+            if self.all_fail or key == "_state/bad.com":
+                raise StorageError(f"can't write {key}")
+            await super().put(key, value, lease=lease)
+
+        all_fail = True
+
+    storage = OneFails(it.clock)
+    states = NameStates(storage, it.clock)
+    for name in ("bad.com", NAME):
+        lease = await storage.acquire(f"certificates/{name}", 1e9)
+        assert lease is not None
+        with pytest.raises(StorageError):
+            await states.keep(name, FAILED, lease)
+        await storage.release(lease)
+    storage.all_fail = False
+    running = asyncio.create_task(states.run())
+    await it.clock.advance(60)
+    running.cancel()
+    assert await load_state(storage, NAME) == FAILED
+    assert states.holds("bad.com")
+
+
+async def test_what_is_held_is_stored_at_the_end(it: Room) -> None:
+    await it.hold()
+    await it.states.close()
+    assert await it.stored() == FAILED
+    assert not it.states.holds(NAME)
+
+
+async def test_what_is_lost_at_the_end_is_logged(it: Room) -> None:
+    await it.hold()
+    it.storage.break_down("put")
+    with capture_logs() as logs:
+        await it.states.close()
+    assert [(log["event"], log["held"]) for log in logs][-1] == ("state.lost", 1)
+
+
+async def test_the_end_does_not_wait_for_a_storage_that_does_not_answer(
+    it: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stuck(FaultyStorage):
+        async def acquire(self, name: str, seconds: float) -> Lease | None:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    monkeypatch.setattr(name_states, "_LAST_TRY", 0.01)
+    lease = await it.lease()
+    states = NameStates(stuck := Stuck(it.clock), it.clock)
+    stuck.break_down("put")
+    with pytest.raises(StorageError):
+        await states.keep(NAME, FAILED, lease)
+    await states.close()
+
+
 async def test_a_name_that_somebody_works_on_is_left_to_them(it: Room) -> None:
     await it.hold()
     lease = await it.lease()
