@@ -15,7 +15,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo "ARGS='...' is handed on to run, demo, unit and integration; PYTHON=... takes another Python than python3."
 
-run: ## Start the server with its embedded defaults, until Ctrl-C
+run: ## Start the server with ./conf.yaml, or else its embedded defaults, until Ctrl-C
 	@tools/setup run
 	@exec $(BIN)/ssl-cert-server run $(ARGS)
 
@@ -54,6 +54,6 @@ soak: ## Kill instances and storages again and again under load, for two hours o
 lock: ## Write requirements*.lock anew from pyproject.toml (UPGRADE=1: newest versions)
 	@tools/setup lock
 
-clean: ## Remove all that the other targets made here
+clean: ## Remove all that the other targets made here, but for ./secret-dir: the certificates of make run
 	rm -rf .venv .tools .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
