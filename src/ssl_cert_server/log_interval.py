@@ -13,6 +13,7 @@ class LogInterval:
 
     def __init__(self) -> None:
         self._quiet_until = float("-inf")
+        self._uncounted = 0
 
     def over(self) -> bool:
         """Return whether a line may be logged now, and begin the next interval where it may."""
@@ -21,3 +22,11 @@ class LogInterval:
             return False
         self._quiet_until = now + LOG_INTERVAL
         return True
+
+    def count(self) -> int:
+        """Count an occurrence; return the occurrences since the last line where one may be logged now, otherwise 0."""
+        self._uncounted += 1
+        if not self.over():
+            return 0
+        counted, self._uncounted = self._uncounted, 0
+        return counted

@@ -13,6 +13,7 @@ from ssl_cert_server.storage.directory import DirectoryStorage
 from ssl_cert_server.storage.guarded import GuardedStorage
 from ssl_cert_server.storage.mirror import MirroredStorage
 from ssl_cert_server.storage.mirror_directory import MirrorDirectory
+from ssl_cert_server.storage.own_leases import OwnLeases
 from ssl_cert_server.storage.registry import open_backend
 from ssl_cert_server.storage.seal import Form, Sealer, SealKey, form_of, is_sealed
 from ssl_cert_server.storage.sealed import SealedStorage
@@ -54,7 +55,7 @@ def open_storages(config: Config, clock: Clock) -> Storages:
     :raises StorageError: it can't be opened.
     """
     settings, sealer = config.storage, _sealer(config)
-    backend = open_backend(settings.type, settings.settings, clock)
+    backend = OwnLeases(open_backend(settings.type, settings.settings, clock))
     mirror_dir = settings.mirror_dir
     if settings.type == "dir_cache":  # a directory looks after itself
         return _without_mirror(SealedStorage(backend, sealer), config, clock)

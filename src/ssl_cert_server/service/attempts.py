@@ -71,6 +71,11 @@ class Wanted:
     priority: Priority
     predecessor: Predecessor | None = None
 
+    @property
+    def replaced(self) -> Certificate | None:
+        """The certificate that is stored now, where there is one."""
+        return self.predecessor.certificate if self.predecessor else None
+
 
 @dataclass(frozen=True, slots=True)
 class Issued:
@@ -125,7 +130,7 @@ class Attempts:
         :raises StorageError: storage failed before any CA was asked for a certificate.
         """
         subject = wanted.subject
-        orders = OpenOrders(state.orders, _Records(self._states, subject, state, lease, on_order, self._clock))
+        orders = OpenOrders(state.orders, _Records(self._states, wanted, state, lease, on_order, self._clock))
         issued = await self._issue(wanted, state, orders, lease, on_order)
         record = IssuedRecord.of_new(
             issued.certificate,
@@ -139,7 +144,7 @@ class Attempts:
         except LeaseLost:
             raise
         except StorageError as error:
-            raise await self._failed(subject, replace(state, orders=orders.all), error, lease) from error
+            raise await self._failed(wanted, replace(state, orders=orders.all), error, lease) from error
         _log.info(
             "certificate.issued",
             name=subject.names[0],
@@ -199,35 +204,35 @@ class Attempts:
                 check_covers(issued.certificate, name)
             check_not_expired(issued.certificate, self._clock.now())
         except AcmeError as error:
-            raise await self._failed(subject, replace(state, orders=orders.all), error, lease) from error
+            raise await self._failed(wanted, replace(state, orders=orders.all), error, lease) from error
         except InvalidCertificate as error:
-            raise await self._failed(subject, replace(state, orders=()), error, lease) from error
+            raise await self._failed(wanted, replace(state, orders=()), error, lease) from error
         except TimeoutError as error:
             slow = CaTooSlow(f"the CA had not finished after {self._deadline:.0f} s")
-            raise await self._failed(subject, replace(state, orders=orders.all), slow, lease) from error
+            raise await self._failed(wanted, replace(state, orders=orders.all), slow, lease) from error
         except Unavailable as error:
             if orders.begun and isinstance(error, Overloaded):
                 # Nothing but a back-off would keep the next request from placing another order.
-                raise await self._failed(subject, replace(state, orders=orders.all), error, lease) from error
-            await self._note(subject, replace(state, orders=orders.all), error, lease, begun=orders.begun > 0)
+                raise await self._failed(wanted, replace(state, orders=orders.all), error, lease) from error
+            await self._note(wanted, replace(state, orders=orders.all), error, lease, begun=orders.begun > 0)
             raise
         except LeaseLost:
             raise
         except StorageError as error:
             if not orders.begun and not state.orders:
                 raise  # no CA was asked: the next request may try at once
-            raise await self._failed(subject, replace(state, orders=orders.all), error, lease) from error
+            raise await self._failed(wanted, replace(state, orders=orders.all), error, lease) from error
         except CertServerError:
             raise
         except Exception as error:
             # A bug of ours must not turn each request for the name into another order.
             _log.exception("certificate.crashed", name=subject.names[0])
             bug = AcmeError(f"unexpected {type(error).__name__}; the log has more")
-            raise await self._failed(subject, replace(state, orders=orders.all), bug, lease) from error
+            raise await self._failed(wanted, replace(state, orders=orders.all), bug, lease) from error
         return issued
 
-    async def _failed(self, subject: Subject, state: NameState, error: Exception, lease: Lease) -> BackingOff:
-        name, now = subject.names[0], self._clock.now()
+    async def _failed(self, wanted: Wanted, state: NameState, error: Exception, lease: Lease) -> BackingOff:
+        subject, now = wanted.subject, self._clock.now()
         failures, troubles = state.failures, state.troubles
         if may_be_the_names(error):
             troubles += 1
@@ -249,17 +254,18 @@ class Attempts:
             troubles=troubles,
         )
         if not (_is_anybodys(subject, state, error) and self._is_one_too_many(now)):
-            await self._keep_failure(subject, failed, lease)
+            await self._keep_failure(wanted, failed, lease)
+        name = subject.names[0]
         _log.error("certificate.failed", name=name, failures=failures, retry_at=int(failed.retry_at), reason=str(error))
         return backing_off(name, failed, now)
 
-    async def _keep_failure(self, subject: Subject, failed: NameState, lease: Lease) -> None:
+    async def _keep_failure(self, wanted: Wanted, failed: NameState, lease: Lease) -> None:
         try:
-            await self._states.keep(subject.cert_key, failed, lease)
+            await self._states.keep(wanted.subject.cert_key, failed, lease, wanted.replaced)
         except StorageError as error:
             _log.error(
                 "certificate.failure_not_stored",
-                name=subject.names[0],
+                name=wanted.subject.names[0],
                 reason=str(error),
                 remedy="it is held in memory, and stored once storage can be written",
             )
@@ -270,19 +276,19 @@ class Attempts:
         self._full_at = _ANYBODYS.taken(self._full_at, now)
         return False
 
-    async def _note(self, subject: Subject, state: NameState, error: Unavailable, lease: Lease, *, begun: bool) -> None:
+    async def _note(self, wanted: Wanted, state: NameState, error: Unavailable, lease: Lease, *, begun: bool) -> None:
         """Store the reason why the name waits, which ``why`` shows; no failure is counted, and earlier ones stay.
 
         Where a CA refused an order, this also ends the record of its being placed, which would look like a crash.
         """
-        if not begun and subject.permission is Permission.PATTERN and not state.orders:
+        if not begun and wanted.subject.permission is Permission.PATTERN and not state.orders:
             return  # or untrusted clients, who make up names without end, would fill storage
         now = self._clock.now()
         if not state.failures and (not state.error or now - state.failed_at > _NOTED_EVERY):
             state = replace(state, failed_at=now, error=str(error), expected_at=now + error.retry_after)
         elif not begun:
             return
-        await self._states.keep(subject.cert_key, state, lease)
+        await self._states.keep(wanted.subject.cert_key, state, lease, wanted.replaced)
 
     async def _store_certificate(self, subject: Subject, certificate: Certificate, lease: Lease) -> None:
         """Write what the CA gave, with patience: until it is written, only the open order leads back to it."""
@@ -304,7 +310,7 @@ class _Records:
     """See :class:`~ssl_cert_server.service.open_orders.OrderRecords`; ``state`` is what the attempt began with."""
 
     states: NameStates
-    subject: Subject
+    wanted: Wanted
     state: NameState
     lease: HeldLease
     on_order: Callable[[], Awaitable[None]]
@@ -315,7 +321,7 @@ class _Records:
         self.states.check_room()
         await self.on_order()
         placing = replace(self.state, orders=orders, placing_at=self.clock.now())
-        await self.states.save(self.subject.cert_key, placing, self.lease)
+        await self.states.save(self.wanted.subject.cert_key, placing, self.lease)
 
     def check_lease(self) -> None:
         """Check the lease of the name's certificate."""
@@ -323,7 +329,8 @@ class _Records:
 
     async def save_orders(self, orders: tuple[OpenOrder, ...]) -> None:
         """Store the state with these orders, or hold it in memory."""
-        await self.states.keep(self.subject.cert_key, replace(self.state, orders=orders), self.lease)
+        state = replace(self.state, orders=orders)
+        await self.states.keep(self.wanted.subject.cert_key, state, self.lease, self.wanted.replaced)
 
 
 def _is_anybodys(subject: Subject, state: NameState, error: Exception) -> bool:

@@ -23,9 +23,9 @@ from ssl_cert_server.service.flights import Flights
 from ssl_cert_server.service.name_states import NameStates
 from ssl_cert_server.service.records import IssuedRecord, load_record
 from ssl_cert_server.service.remembered import RememberedNames
-from ssl_cert_server.service.state import check_not_backing_off, settle_interrupted
+from ssl_cert_server.service.state import NameState, check_not_backing_off, settle_interrupted
 from ssl_cert_server.service.turns import Turns
-from ssl_cert_server.storage.base import Storage
+from ssl_cert_server.storage.base import Lease, Storage
 from ssl_cert_server.storage.leasing import leased
 
 _log = structlog.get_logger()
@@ -228,7 +228,7 @@ class AcmeCertificates:
                 and certificate.fingerprint != replaces
                 and self._usable(cert_key, certificate, subject.names)
             ):
-                state = settle_interrupted(await self._states.load(cert_key))
+                state = await self._settled(cert_key, lease)
                 check_not_backing_off(name, state, self._clock.now())
                 # Who waits for a peer's lease keeps no turn from the other names.
                 async with self._patiently(name, self._turns.turn(priority, suspect=state.failures > 0)):
@@ -242,6 +242,13 @@ class AcmeCertificates:
                 self._states.drop(cert_key)  # a peer stored the certificate, and its state with it
         await self._upkeep.stored(subject, certificate, record)
         return certificate
+
+    async def _settled(self, cert_key: str, lease: Lease) -> NameState:
+        state = await self._states.load(cert_key)
+        settled = settle_interrupted(state, self._clock.now())
+        if settled is not state:
+            await self._states.save(cert_key, settled, lease)
+        return settled
 
     async def _expect(self, wanted: Wanted) -> None:
         if wanted.predecessor is None:

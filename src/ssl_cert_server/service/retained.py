@@ -18,6 +18,7 @@ import structlog
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import InvalidCertificate, StorageError
 from ssl_cert_server.issuers.local_ca import ROOT_KEY
+from ssl_cert_server.log_interval import LogInterval
 from ssl_cert_server.model import Certificate
 from ssl_cert_server.pki.x509 import parse_certificate
 from ssl_cert_server.service.lost_keys import LostKeys
@@ -62,6 +63,7 @@ class Retention:
         self._clock = clock
         self._fixed = fixed
         self._removals: OrderedDict[str, dict[str, float]] = OrderedDict()
+        self._log_interval = LogInterval()
         self.held: Held = lambda _: None
         self.lost = LostKeys()
 
@@ -196,7 +198,8 @@ class Retention:
             if copy is not None and copy.fingerprint in removals:
                 await self.copies.delete(key)
         except StorageError as error:
-            _log.warning("storage.not_mirrored", cert_key=key, reason=str(error))
+            if failed := self._log_interval.count():
+                _log.warning("storage.not_mirrored", cert_key=key, failed=failed, reason=str(error))
 
     async def _record(self, key: str, certificate: Certificate) -> IssuedRecord:
         """Return the record of a held certificate: from storage, else from the mirror."""

@@ -15,6 +15,9 @@ from ssl_cert_server.storage.base import Lease, Storage
 
 _log = structlog.get_logger()
 
+HELD_FOR = 45.0
+"""Seconds within which an instance stores a state that it holds in memory, once storage works again."""
+
 _INTERRUPTED_STEPS = 2
 """A crash between an order and its record is no fault of the name's, and does not send it into the longest back-off."""
 
@@ -56,21 +59,24 @@ def backing_off(name: str, state: NameState, now: float) -> BackingOff:
     return BackingOff(f"{name}: {count}{state.error}", state.retry_at - now, suspect=suspect)
 
 
-def settle_interrupted(state: NameState) -> NameState:
+def settle_interrupted(state: NameState, now: float) -> NameState:
     """Return the state of a name whose order was being placed when its server died or lost its storage.
 
     Only the holder of the name's lease may draw this conclusion: anybody else sees an order that is just being placed.
-    Whether there is an order at the CA is unknown, so the name backs off before another one is placed.
+    Whether there is an order at the CA is unknown, so the name backs off before another one is placed. The back-off
+    lasts at least :data:`HELD_FOR` from now, however long ago the order was placed: storage may only just work again,
+    and a peer may hold the order in memory. It is to be stored, so that it ends.
     """
     if not state.placing_at:
         return state
     troubles = state.troubles + 1
     steps = min(state.failures + troubles, _INTERRUPTED_STEPS)
+    placing_at = min(state.placing_at, now)  # another machine's clock may be ahead of this one's
     return replace(
         state,
         troubles=troubles,
-        failed_at=state.placing_at,
-        retry_at=max(state.retry_at, retry_at(steps, state.placing_at, 0.0, None)),
+        failed_at=placing_at,
+        retry_at=max(state.retry_at, retry_at(steps, placing_at, 0.0, None), now + HELD_FOR),
         error="the server stopped, or lost its storage, while it placed an order; the CA's answer is not known",
         placing_at=0.0,
     )

@@ -16,6 +16,7 @@ from contextlib import suppress
 import structlog
 
 from ssl_cert_server.errors import StorageError
+from ssl_cert_server.log_interval import LogInterval
 from ssl_cert_server.storage.base import Changes, Storage
 from ssl_cert_server.storage.wrapper import StorageWrapper
 
@@ -37,6 +38,7 @@ class GuardedStorage(StorageWrapper):
         self._memory = memory
         self._mark = ""
         self._lost = False
+        self._log_interval = LogInterval()
 
     async def get(self, key: str) -> bytes | None:
         value = await self._inner.get(key)
@@ -110,7 +112,8 @@ class GuardedStorage(StorageWrapper):
             if self._memory is not None and await self._memory.get(mark) is None:
                 await self._memory.put(mark, _VALUE)
         except StorageError as error:  # it is known until the restart, then
-            _log.warning("storage.not_mirrored", cert_key=mark, reason=str(error))
+            if failed := self._log_interval.count():
+                _log.warning("storage.not_mirrored", cert_key=mark, failed=failed, reason=str(error))
 
 
 async def _any_mark(storage: Storage) -> str | None:

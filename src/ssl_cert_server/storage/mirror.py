@@ -13,6 +13,7 @@ from ssl_cert_server.storage.base import Changes, Lease, Storage
 from ssl_cert_server.storage.mirror_copies import Copies, MayReplace, always_replace
 from ssl_cert_server.storage.mirror_given import Given
 from ssl_cert_server.storage.wrapper import StorageWrapper
+from ssl_cert_server.storage.write_watch import is_probe
 
 _log = structlog.get_logger()
 
@@ -72,12 +73,12 @@ class MirroredStorage(StorageWrapper):
 
     async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:
         await self._inner.put(key, value, lease=lease)
-        if _is_mirrored(key) or key.startswith(_COPIED):
+        if (_is_mirrored(key) or key.startswith(_COPIED)) and not is_probe(key):
             self._copies.add(key, value, written=True)
 
     async def delete(self, key: str, *, lease: Lease | None = None) -> None:
         await self._inner.delete(key, lease=lease)
-        if _is_mirrored(key):
+        if _is_mirrored(key) or is_probe(key):  # earlier versions left copies of probes behind
             self._copies.add(key, None, written=True)
 
     async def lacks(self, key: str) -> bool:

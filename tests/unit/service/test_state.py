@@ -110,7 +110,7 @@ async def test_it_is_written_under_the_lease(storage: MemoryStorage) -> None:
 @pytest.mark.parametrize(("failures", "troubles", "pause"), [(0, 0, 60), (0, 1, 600), (1, 0, 600), (3, 3, 600)])
 def test_an_order_that_was_being_placed_backs_off(failures: int, troubles: int, pause: float) -> None:
     state = NameState(failures, 5.0, 6.0, "before", (ORDER,), troubles=troubles, placing_at=START)
-    settled = settle_interrupted(state)
+    settled = settle_interrupted(state, START)
     assert (settled.failures, settled.troubles) == (failures, troubles + 1)
     assert (settled.failed_at, settled.retry_at) == (START, START + pause)
     assert (settled.orders, settled.placing_at) == ((ORDER,), 0.0)
@@ -121,7 +121,7 @@ def test_an_order_that_was_being_placed_backs_off(failures: int, troubles: int, 
 
 def test_what_was_not_interrupted_stays_as_it_is() -> None:
     state = NameState(1, 2.0, 3.0, "four", (ORDER,))
-    assert settle_interrupted(state) is state
+    assert settle_interrupted(state, START) is state
 
 
 def test_an_order_that_is_just_being_placed_keeps_nobody_from_waiting_for_it() -> None:
