@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from ssl_cert_server.errors import StorageError
 
 _MOST_SINGLE = 1_000
 """Single keys in memory. A failure of one that was dropped counts as a failure of its kind, until that works again."""
@@ -22,11 +24,12 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The last failure of a kind, at ``at`` (monotonic seconds), and the keys that failed since a write last worked."""
+    """Failures of a kind since a write of it last worked: the last ``reason``, and the ``keys`` that failed."""
 
     reason: str
-    at: float
     keys: frozenset[str]
+    since: float
+    """Monotonic seconds of the first failure, or of the last probe. Later failures must not put the next probe off."""
 
 
 class WriteFailures:
@@ -54,9 +57,21 @@ class WriteFailures:
         keys = before.keys if before else frozenset()
         if key and len(keys) < _MOST_SINGLE:
             keys |= {key}
-        self.failing[kind] = Failure(reason, now, keys)
+        self.failing[kind] = Failure(reason, keys, before.since if before else now)
         self.doubted.discard(kind)
         return before is None
+
+    def probe_due(self, now: float) -> list[Kind]:
+        """Return the kinds to probe now, before anything is begun that needs them.
+
+        :raises StorageError: a kind fails that was probed, or failed first, only just now.
+        """
+        for failure in self.failing.values():
+            if now - failure.since < BETWEEN_PROBES:
+                raise StorageError(failure.reason)
+        for kind, failure in self.failing.items():
+            self.failing[kind] = replace(failure, since=now)
+        return [*self.failing, *self.doubted]
 
     def worked(self, kind: Kind, key: str, now: float) -> bool:
         """Record a write that worked; return whether its kind failed before."""

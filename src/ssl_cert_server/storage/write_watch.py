@@ -13,7 +13,7 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import LeaseLost, StorageError
 from ssl_cert_server.storage.base import Due, Lease, Storage
 from ssl_cert_server.storage.wrapper import StorageWrapper
-from ssl_cert_server.storage.write_failures import BETWEEN_PROBES, Kind, WriteFailures
+from ssl_cert_server.storage.write_failures import Kind, WriteFailures
 
 _log = structlog.get_logger()
 
@@ -62,11 +62,7 @@ class WriteWatch(StorageWrapper):
     async def check_writable(self) -> None:
         await self._inner.check_writable()
         async with self._probing:
-            for kind, failure in [*self._failures.failing.items()]:
-                if self._clock.monotonic() - failure.at < BETWEEN_PROBES:
-                    raise StorageError(failure.reason)
-                await self._probe(kind)
-            for kind in [*self._failures.doubted]:
+            for kind in self._failures.probe_due(self._clock.monotonic()):
                 await self._probe(kind)
 
     async def rehearse_order(self) -> None:

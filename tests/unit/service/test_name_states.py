@@ -10,11 +10,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from ssl_cert_server.errors import LeaseLost, StorageError
-from ssl_cert_server.model import OpenOrder
+from ssl_cert_server.model import Certificate, OpenOrder
+from ssl_cert_server.pki.x509 import parse_certificate
 from ssl_cert_server.service import name_states
 from ssl_cert_server.service.name_states import NameStates
 from ssl_cert_server.service.state import NameState, load_state, save_state
 from ssl_cert_server.storage.base import Lease
+from tests.support.certs import DAY, make_pair
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.loop_time import LoopTime
@@ -22,6 +24,10 @@ from tests.support.loop_time import LoopTime
 NAME = "a.com"
 ORDER = OpenOrder("https://ca.test/directory", "https://ca.test/order/1", "key", placed_at=START)
 FAILED = NameState(failures=1, failed_at=START, retry_at=START + 60, error="the CA said no", orders=(ORDER,))
+
+
+def issued(start: float = START - DAY, end: float = START + 90 * DAY) -> Certificate:
+    return parse_certificate(make_pair([NAME], start=start, end=end).stored)
 
 
 class Room:
@@ -38,13 +44,20 @@ class Room:
         assert lease is not None
         return lease
 
-    async def hold(self, state: NameState = FAILED, name: str = NAME) -> None:
+    async def hold(self, state: NameState = FAILED, name: str = NAME, *, replaced: Certificate | None = None) -> None:
         """Have a state that can't be stored, and storage work again."""
         lease = await self.lease(name)
         self.storage.break_down("put")
         with pytest.raises(StorageError):
-            await self.states.keep(name, state, lease)
+            await self.states.keep(name, state, lease, replaced)
         self.storage.repair()
+        await self.storage.release(lease)
+
+    async def succeed(self, certificate: Certificate) -> None:
+        """Store a certificate as a peer does, which leaves no state behind."""
+        lease = await self.lease()
+        await self.storage.put(NAME, certificate.stored, lease=lease)
+        await save_state(self.storage, NAME, NameState(), lease)
         await self.storage.release(lease)
 
     async def stored(self) -> NameState:
@@ -115,7 +128,8 @@ async def test_storing_is_tried_ever_less_often(it: Room) -> None:
     it.storage.break_down("put")
     with capture_logs() as logs:
         await it.clock.advance(3600)
-    assert 30 < len([log for log in logs if log["event"] == "state.not_stored"]) < 60
+    # At most every 30 s: a peer that finds the order announced waits for longer than that.
+    assert 3600 / 30 <= len([log for log in logs if log["event"] == "state.not_stored"]) < 200
     it.storage.repair()
     await it.clock.advance(120)
     assert await it.stored() == FAILED
@@ -248,3 +262,76 @@ async def test_storage_that_gives_no_answer_does_not_hold_up_the_end(it: Room) -
     LoopTime()
     await it.states.close()
     assert it.states.holds(NAME)
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["in the background", "at the next attempt"])
+@pytest.mark.parametrize("renewal", [False, True], ids=["new", "renewal"])
+async def test_a_peers_success_is_not_overwritten(it: Room, renewal: bool, asked: bool) -> None:
+    before = issued(START - 60 * DAY)
+    if renewal:
+        await it.succeed(before)
+    await it.hold(replaced=before if renewal else None)
+    await it.succeed(issued())
+    if asked:
+        assert await it.states.load(NAME) == NameState()
+    await it.clock.advance(60)
+    assert await it.stored() == NameState()
+    assert not it.states.holds(NAME)
+    assert await it.states.load(NAME) == NameState()
+
+
+async def test_a_failure_that_a_peer_stored_after_its_success_stays(it: Room) -> None:
+    await it.hold()
+    await it.succeed(issued())
+    later = NameState(failures=1, failed_at=START - 5, retry_at=START + 55, error="by a clock that is behind")
+    await save_state(it.storage, NAME, later, lease := await it.lease())
+    await it.storage.release(lease)
+    await it.clock.advance(60)
+    assert await it.stored() == later
+
+
+BEFORE = issued(START - 60 * DAY, START + 30 * DAY)
+NO_SUCCESS = {
+    "the one that was to be replaced": BEFORE,
+    "an older one, from a backup": issued(START - 90 * DAY, START + DAY),
+    "an expired one": issued(START - 30 * DAY, START - DAY),
+    "none, from a backup": None,
+}
+
+
+@pytest.mark.parametrize("certificate", NO_SUCCESS.values(), ids=[*NO_SUCCESS])
+async def test_what_is_no_success_drops_no_order(it: Room, certificate: Certificate | None) -> None:
+    await it.hold(replaced=BEFORE)
+    if certificate is not None:
+        await it.storage.put(NAME, certificate.stored)
+    assert await it.states.load(NAME) == FAILED
+    await it.clock.advance(60)
+    assert await it.stored() == FAILED
+
+
+async def test_a_certificate_that_cannot_be_parsed_is_no_success(it: Room) -> None:
+    await it.hold()
+    await it.storage.put(NAME, b"broken")
+    await it.clock.advance(60)
+    assert await it.stored() == FAILED
+
+
+@pytest.mark.parametrize("key", ["a.com+rsa", "*.a.com", "*.a.com+rsa"])
+async def test_states_are_held_by_certificate(it: Room, key: str) -> None:
+    """What a peer stored under another key of the same name says nothing about this one."""
+    await it.hold(name=key)
+    await it.succeed(issued())
+    assert await it.states.load(key) == FAILED
+    assert await it.states.load(NAME) == NameState()
+    await it.clock.advance(60)
+    assert await load_state(it.storage, key) == FAILED
+
+
+async def test_several_states_that_can_never_be_stored_hold_up_no_other(it: Room) -> None:
+    stuck = [f"stuck{number}.com" for number in range(6)]
+    for name in (*stuck, NAME):
+        await it.hold(name=name)
+    it.storage.broken = lambda operation, key: operation == "put" and "stuck" in key
+    await it.clock.advance(40)
+    assert await it.stored() == FAILED
+    assert all(map(it.states.holds, stuck))

@@ -6,7 +6,14 @@ import pytest
 
 from ssl_cert_server.errors import BackingOff, LeaseLost
 from ssl_cert_server.model import OpenOrder
-from ssl_cert_server.service.state import NameState, check_not_backing_off, load_state, save_state, settle_interrupted
+from ssl_cert_server.service.state import (
+    HELD_FOR,
+    NameState,
+    check_not_backing_off,
+    load_state,
+    save_state,
+    settle_interrupted,
+)
 from ssl_cert_server.storage.base import Lease
 from ssl_cert_server.storage.memory import MemoryStorage
 from tests.support.clock import START, ManualClock
@@ -117,6 +124,21 @@ def test_an_order_that_was_being_placed_backs_off(failures: int, troubles: int, 
     with pytest.raises(BackingOff, match="the CA's answer is not known"):
         check_not_backing_off("a.com", settled, START + pause - 1)
     check_not_backing_off("a.com", settled, START + pause)
+
+
+def test_whoever_finds_an_order_announced_long_ago_leaves_a_peer_time_to_store_it() -> None:
+    now = START + 3600
+    settled = settle_interrupted(NameState(placing_at=START), now)
+    assert settled.retry_at == now + HELD_FOR
+    with pytest.raises(BackingOff):
+        check_not_backing_off("a.com", settled, now)
+
+
+def test_an_order_announced_by_a_clock_that_is_ahead_backs_off() -> None:
+    settled = settle_interrupted(NameState(placing_at=START + 3600), START)
+    assert (settled.failed_at, settled.retry_at) == (START, START + 60)
+    with pytest.raises(BackingOff):
+        check_not_backing_off("a.com", settled, START)
 
 
 def test_what_was_not_interrupted_stays_as_it_is() -> None:

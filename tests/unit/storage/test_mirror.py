@@ -9,11 +9,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from ssl_cert_server.errors import StorageError
+from ssl_cert_server.log_interval import LOG_INTERVAL
 from ssl_cert_server.storage.memory import MemoryStorage
 from ssl_cert_server.storage.mirror import MirroredStorage
+from ssl_cert_server.storage.write_watch import WriteWatch
 from tests.support.clock import ManualClock
 from tests.support.faulty_storage import FaultyStorage
-from tests.support.loop_time import settle
+from tests.support.loop_time import LoopTime, settle
 
 
 class Room:
@@ -333,3 +335,34 @@ async def test_memory_is_the_smallest_pair() -> None:
     await storage.put("a.com", b"1")
     assert await storage.get("a.com") == b"1"
     await storage.close()
+
+
+async def test_a_full_mirror_is_logged_once_and_then_counted(it: Room) -> None:
+    time = LoopTime()
+    it.copy.break_down("put")
+    with capture_logs() as logs:
+        for number in range(100):
+            await it.storage.put(f"n{number}.com", b"certificate")
+            await settle()
+        await time.advance(LOG_INTERVAL)
+        await it.storage.put("late.com", b"certificate")
+        await settle()
+    told = [log for log in logs if log["event"] == "storage.not_mirrored"]
+    assert [(log["cert_key"], log["failed"], log["log_level"]) for log in told] == [
+        ("n0.com", 1, "warning"),
+        ("late.com", 100, "warning"),
+    ]
+
+
+@pytest.mark.parametrize("probe", ["_issued/~probe", "~probe"])
+async def test_probes_are_not_mirrored(it: Room, probe: str) -> None:
+    await it.storage.put(probe, b"{}")
+    await settle()
+    assert await it.copy.get(probe) is None
+
+
+async def test_a_probe_that_an_earlier_version_mirrored_is_removed(it: Room) -> None:
+    await it.copy.put("_issued/~probe", b"{}")
+    await WriteWatch(it.storage, it.clock).rehearse_order()
+    await settle()
+    assert it.copy._values == {}
