@@ -7,6 +7,7 @@ import functools
 import os
 import shutil
 import sqlite3
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -41,6 +42,27 @@ def unwritable(folder: Path) -> Iterator[None]:
         yield
     finally:
         folder.chmod(mode)
+
+
+def immutable(file: Path) -> AbstractContextManager[None]:
+    """Let nobody replace, change or remove a file; skip the test where this machine or file system can't do that."""
+    if reason := _change_attribute("+i", file):
+        pytest.skip(f"needs chattr +i, which is refused here: {reason}")
+    return _mutable_again(file)
+
+
+@contextmanager
+def _mutable_again(file: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _change_attribute("-i", file)
+
+
+def _change_attribute(change: str, file: Path) -> str:
+    """Return why it is refused, or nothing."""
+    done = subprocess.run(["chattr", change, str(file)], capture_output=True, text=True, check=False)
+    return done.stderr.strip() if done.returncode else ""
 
 
 @contextmanager

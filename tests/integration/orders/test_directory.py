@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
-from tests.integration.orders.scene import Ca, Scene, check_costs_one, check_lasting
+from tests.integration.orders.scene import OTHERS, Ca, Scene, check_costs_one, check_lasting
 from tests.support.fault_proxy import Step
+from tests.support.server import Reply
 from tests.support.storage_faults import (
     failing_calls,
+    immutable,
     index_locked,
     locked,
     obeying_permissions,
@@ -22,6 +25,9 @@ from tests.support.storage_faults import (
     unwritable,
 )
 from tests.support.waiting import wait_until
+
+ENOUGH = 20
+"""Requests for a name that is stuck."""
 
 LOCKED = 30
 """Seconds, at most, for which a lock is held."""
@@ -130,6 +136,54 @@ def test_an_order_that_is_held_in_memory_survives_a_restart(scene: Scene) -> Non
     assert scene.server.stop() == 0
     scene.server.start()
     scene.check_issued(name, orders=1)
+
+
+STUCK = {
+    "state": "_state/{name}",
+    "lease": "_leases/certificates/{name}",
+}
+EMPTY_STATE = '{"failures": 0, "retry_at": 0, "error": "", "orders": []}'
+
+
+@contextmanager
+def _asked_constantly(scene: Scene, name: str) -> Iterator[list[Reply]]:
+    """Have two clients ask for a name during the block, without a pause; yield the replies, as they come."""
+    replies: list[Reply] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            replies.append(scene.server.cert(name))
+
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(ask) for _ in range(2)]
+        try:
+            yield replies
+        finally:
+            over.set()
+            for client in asking:
+                client.result()
+
+
+@pytest.mark.parametrize("file", STUCK.values(), ids=[*STUCK])
+def test_a_single_file_that_can_not_be_replaced_holds_up_no_other_name(scene: Scene, file: str) -> None:
+    (name,) = scene.new_names(1)
+    stuck = scene.server.directory / file.format(name=name)
+    stuck.write_text(EMPTY_STATE)
+    scene.begin(immutable(stuck))
+    assert scene.server.cert(name).status == 500
+    wait_until(scene.is_ready)
+    with _asked_constantly(scene, name) as replies:
+        for other in scene.new_names(OTHERS):
+            assert scene.server.cert(other).status == 200
+            assert scene.is_ready()
+        scene.check_known()
+        wait_until(lambda: len(replies) >= ENOUGH)
+    assert {reply.status for reply in replies} == {500}
+    assert scene.orders == OTHERS
+    assert "event=storage.key_not_written" in scene.server.log
+    scene.end()
+    scene.check_issued(name, orders=OTHERS + 1)
 
 
 def test_nothing_is_revoked_while_its_removal_can_not_be_stored(scene: Scene) -> None:

@@ -51,3 +51,19 @@ def test_a_write_that_fails_after_a_step_costs_no_other_order(
 def test_a_redis_that_is_killed_after_new_order_costs_no_other_order(scene: Scene, redis: RedisServer) -> None:
     """The name's lease, which could not be given back, lapses after half a minute."""
     check_costs_one(scene, down(redis), at=Step.NEW_ORDER)
+
+
+def test_an_order_that_is_held_in_memory_is_stored_under_the_servers_own_lease(
+    scene: Scene, redis: RedisServer
+) -> None:
+    """Redis has the name's lease again after its restart, and the server is stopped before that lapses."""
+    (name,) = scene.new_names(1)
+    scene.begin_at(Step.NEW_ORDER, name, down(redis))
+    assert scene.server.cert(name).status == 500
+    scene.end()
+    assert redis.ask("EXISTS", f" lease certificates/{name}")
+    assert scene.server.stop() == 0
+    assert f"event=state.stored cert_key={name}" in scene.server.log
+    assert "event=state.lost" not in scene.server.log
+    scene.server.start()
+    scene.check_issued(name, orders=1)
