@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx2
 import structlog
 
 from ssl_cert_server.acme.client import AcmeClient
 from ssl_cert_server.challenges.choice import Challenges
+from ssl_cert_server.challenges.dns01.solver import Dns01
 from ssl_cert_server.challenges.http01 import Http01Responder
 from ssl_cert_server.errors import CertServerError, StorageError
 from ssl_cert_server.issuers.account import AcmeAccount
@@ -38,6 +39,14 @@ from tests.support.clock import ManualClock
 from tests.support.fake_ca import FakeCa
 
 NAME = "a.example"
+_ZONE = "b.example"
+SUBJECTS = {
+    "ecdsa": Subject(NAME, (NAME,)),
+    "rsa": Subject(f"{NAME}+rsa", (NAME,), KeyFamily.RSA),
+    "wildcard": Subject(f"*.{_ZONE}", (f"*.{_ZONE}",)),
+}
+"""Certificates, each stored under a key of its own, by what is special about that."""
+
 _LIMITS = CaLimits(
     new_orders=Limit(20, 3600.0), per_registered_domain=None, per_exact_set=None, failed_authorizations=Limit(5, 3600.0)
 )
@@ -143,11 +152,12 @@ class Stepped:
         storage = WriteWatch(self.storage, clock)
         client = AcmeClient(ca.directory_url, self._http, clock)
         account = AcmeAccount(storage, client, clock, directory_url=ca.directory_url, email="")
-        settings = CaSettings(ca.directory_url, {KeyFamily.ECDSA: KeyType.ECDSA_P256})
+        key_types = {KeyFamily.ECDSA: KeyType.ECDSA_P256, KeyFamily.RSA: KeyType.RSA_2048}
+        settings = CaSettings(ca.directory_url, key_types)
         budget = Budget(storage, clock)
         responder = Http01Responder(storage, clock)
         preflight = Preflight(_NoDns(), public_ips=(), caa=False)
-        orders = Orders(Challenges(direct=[responder], dns01=None), preflight, budget, clock)
+        orders = Orders(Challenges(direct=[responder], dns01=cast(Dns01, _Zone())), preflight, budget, clock)
         authority = Authority(AcmeCa(account, client, clock, settings), _LIMITS, CaHealth(clock))
         authorities = Authorities([authority], orders, budget, clock, on_demand=NO_LIMITS, patience=_PATIENCE)
         self.states = NameStates(storage, clock)
@@ -161,13 +171,12 @@ class Stepped:
             upkeep=CertificateUpkeep(plan, None, storage, on_stored=lambda *_: None),
         )
 
-    async def ask(self, renews: str = "", name: str = NAME) -> Certificate | None:
+    async def ask(self, renews: str = "", *, subject: Subject = SUBJECTS["ecdsa"]) -> Certificate | None:
         """Ask as a handshake does, or as a renewal of the certificate with this fingerprint; None where it failed."""
-        subject = Subject(name, (name,))
         try:
             if renews:
                 return await self.certificates.renew(subject, renews)
-            return await self.certificates.obtain(name, subject)
+            return await self.certificates.obtain(subject.names[0].replace("*", "any"), subject)
         except (CertServerError, asyncio.CancelledError, RuntimeError):
             return None
 
@@ -189,6 +198,24 @@ def break_log(at: int = 0) -> list[str]:
 
     structlog.configure(processors=[write])
     return lines
+
+
+class _Zone:
+    """dns-01 in the zone of the wildcard, which needs it."""
+
+    type = "dns-01"
+
+    def handles(self, name: str) -> bool:
+        return name == _ZONE
+
+    async def obstacle(self, name: str) -> str | None:
+        return f"{name} is in another zone"
+
+    async def present(self, name: str, token: str, key_authorization: str) -> None:
+        assert all((name, token, key_authorization))
+
+    async def cleanup(self, name: str, token: str) -> None:
+        assert all((name, token))
 
 
 class _NoDns:

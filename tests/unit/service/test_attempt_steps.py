@@ -11,12 +11,12 @@ import pytest
 import structlog
 
 from ssl_cert_server.errors import StorageError
-from ssl_cert_server.model import Certificate
-from ssl_cert_server.service.state import load_state
+from ssl_cert_server.model import Certificate, Subject
+from ssl_cert_server.service.state import NameState, load_state
 from ssl_cert_server.storage.memory import MemoryStorage
-from tests.support.attempt_steps import NAME, Killed, Stepped, break_log
+from tests.support.attempt_steps import NAME, SUBJECTS, Killed, Stepped, break_log
 from tests.support.clock import ManualClock
-from tests.support.fake_ca import FakeCa
+from tests.support.fake_ca import FakeCa, problem
 from tests.support.loop_time import LoopTime, settle
 
 REQUESTS = 10
@@ -43,10 +43,11 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class Scene:
     """What is stored, a CA, and instances that come and go."""
 
-    def __init__(self, *, renews: bool) -> None:
+    def __init__(self, *, renews: bool, subject: Subject = SUBJECTS["ecdsa"]) -> None:
+        self.subject = subject
         self.clock = ManualClock()
         self.shared = MemoryStorage(self.clock)
-        self.ca = FakeCa()
+        self.ca = FakeCa(challenges=("http-01", "dns-01"))
         self.instances: list[Stepped] = []
         self.instance = self.start()
         self._renews = renews
@@ -55,7 +56,7 @@ class Scene:
     async def begin(self) -> None:
         """Have an account, and a certificate to renew where the scene is a renewal; neither is a step to break."""
         if self._renews:
-            certificate = await self.clock.run(self.instance.ask())
+            certificate = await self.clock.run(self.instance.ask(subject=self.subject))
             assert certificate is not None
             self.replaced = certificate.fingerprint
             self.ca.orders.clear()
@@ -68,7 +69,7 @@ class Scene:
         return self.instance
 
     async def ask(self) -> Certificate | None:
-        return await self.clock.run(self.instance.ask(self.replaced))
+        return await self.clock.run(self.instance.ask(self.replaced, subject=self.subject))
 
     async def restart(self) -> None:
         """As after a crash or a stop: another instance, once the leases of the first one lapsed."""
@@ -89,6 +90,9 @@ class Scene:
             if certificate is not None:
                 return certificate
         raise AssertionError("no certificate in the end")
+
+    async def state(self) -> NameState:
+        return await load_state(self.shared, self.subject.cert_key)
 
     async def close(self) -> None:
         for instance in self.instances:
@@ -123,9 +127,19 @@ async def fails_from_after(scene: Scene, step: Step, _: str) -> Any:
     return done
 
 
+ORDER_STEPS = ("newOrder", "authz", "challenge", "order", "finalize", "certificate")
+
+
+async def fails_refused(scene: Scene, step: Step, what: str) -> Any:
+    """The CA refuses it, for a reason that lies with the name."""
+    if what.removeprefix("CA ") not in ORDER_STEPS:
+        return await step()
+    return problem("rejectedIdentifier", status=403, replay_nonce=scene.ca._nonce())
+
+
 async def loses_its_lease(scene: Scene, step: Step, _: str) -> Any:
     """A peer takes the name's lease over, finds nothing to do, and lets go of it."""
-    name = f"certificates/{NAME}"
+    name = f"certificates/{scene.subject.cert_key}"
     if name in scene.shared._leases:
         scene.shared._last_token += 1
         scene.shared._leases[name] = (scene.shared._last_token, 0.0)
@@ -162,6 +176,7 @@ KINDS: list[Strike] = [
     fails_after,
     fails_from_then,
     fails_from_after,
+    fails_refused,
     loses_its_lease,
     cancelled(before=True),
     cancelled(before=False),
@@ -170,8 +185,8 @@ KINDS: list[Strike] = [
 ]
 
 
-async def count_steps(*, renews: bool) -> list[str]:
-    scene = Scene(renews=renews)
+async def count_steps(*, renews: bool, subject: Subject = SUBJECTS["ecdsa"]) -> list[str]:
+    scene = Scene(renews=renews, subject=subject)
     await scene.begin()
     assert await scene.ask() is not None
     taken = [*scene.instance.steps.taken]
@@ -179,9 +194,9 @@ async def count_steps(*, renews: bool) -> list[str]:
     return taken
 
 
-async def play(kind: Strike, at: int, *, renews: bool) -> None:
+async def play(kind: Strike, at: int, *, renews: bool, subject: Subject = SUBJECTS["ecdsa"]) -> None:
     """Break one step, ask ten times within the back-off, then end the fault, and ask until there is a certificate."""
-    scene = Scene(renews=renews)
+    scene = Scene(renews=renews, subject=subject)
     await scene.begin()
 
     async def strike(step: Step, what: str) -> Any:
@@ -195,22 +210,27 @@ async def play(kind: Strike, at: int, *, renews: bool) -> None:
         certificate = None
     if kind.__name__.startswith(("killed", "cancelled")):
         await scene.restart()
-    backs_off = kind.__name__.startswith("fails") and certificate is None and len(scene.ca.orders) == 1
+    refused = kind is fails_refused and scene.instances[0].steps.taken[at - 1].startswith("CA ")
+    ordered = refused or len(scene.ca.orders) == 1
+    backs_off = kind.__name__.startswith("fails") and certificate is None and ordered
     requests = len(scene.ca.requests)
     for _ in range(REQUESTS):
         certificate = certificate or await scene.ask()
     where = f"{kind.__name__} at step {at}, {scene.instances[0].steps.taken[at - 1]!r}"
-    assert not backs_off or len(scene.ca.requests) == requests, where
+    if backs_off:
+        assert len(scene.ca.requests) == requests, where
+        assert (await scene.instance.states.load(subject.cert_key)).retry_at > scene.clock.now(), where
     assert len(scene.ca.orders) <= 1, where
     survived = not kind.__name__.startswith("killed") and scene.instances[0].steps.learned_of_order
-    learned = survived or (await load_state(scene.shared, NAME)).orders
+    learned = survived or (await scene.state()).orders
     if certificate is None:
         certificate = await scene.settle()
-    assert NAME in certificate.names
+    assert certificate.names == {*subject.names}
+    assert certificate.family is subject.family
     # Another order may follow only where the CA's answer to the first one was lost.
     assert len(scene.ca.orders) <= (1 if learned else 2), where
-    assert await scene.shared.get(NAME) == certificate.stored, where
-    assert (await load_state(scene.shared, NAME)).retry_at <= scene.clock.now(), where
+    assert await scene.shared.get(subject.cert_key) == certificate.stored, where
+    assert (await scene.state()).retry_at <= scene.clock.now(), where
     await scene.close()
 
 
@@ -221,6 +241,57 @@ async def test_one_order_whatever_step_fails(kind: Strike, renews: bool) -> None
     assert [step for step in steps if step == "CA newOrder"] == ["CA newOrder"]
     for at in range(1, len(steps) + 1):
         await play(kind, at, renews=renews)
+
+
+OTHER_KEYS = [
+    pytest.param(fails_from_after, "rsa", id="rsa-fails_from_after"),  # the others say no more, and such keys take time
+    *(pytest.param(kind, "wildcard", id=f"wildcard-{kind.__name__}") for kind in KINDS),
+]
+
+
+@pytest.mark.parametrize(("kind", "subject"), OTHER_KEYS)
+async def test_one_order_a_certificate_whatever_its_key_is_stored_under(kind: Strike, subject: str) -> None:
+    steps = await count_steps(renews=False, subject=SUBJECTS[subject])
+    assert f"put {SUBJECTS[subject].cert_key}" in steps
+    for at in range(1, len(steps) + 1):
+        await play(kind, at, renews=False, subject=SUBJECTS[subject])
+
+
+@pytest.mark.parametrize("stuck", SUBJECTS)
+async def test_a_state_that_is_stuck_holds_up_no_other_certificate_for_the_name(stuck: str) -> None:
+    scene = Scene(renews=False)
+    await scene.begin()
+    scene.instance.storage.refuses = lambda what: what == f"put _state/{SUBJECTS[stuck].cert_key}"
+    for _ in range(3):
+        assert await scene.clock.run(scene.instance.ask(subject=SUBJECTS[stuck])) is None
+        await scene.clock.advance(1)
+    others = [subject for name, subject in SUBJECTS.items() if name != stuck]
+    for subject in others:
+        assert await scene.clock.run(scene.instance.ask(subject=subject)) is not None
+        assert await scene.clock.run(scene.instance.ask(subject=SUBJECTS[stuck])) is None
+    assert len(scene.ca.orders) == len(others)
+    await scene.close()
+
+
+async def test_an_order_that_is_held_in_memory_is_resumed_for_its_own_certificate_alone() -> None:
+    scene = Scene(renews=False)
+    await scene.begin()
+    for subject in SUBJECTS.values():
+        scene.instance.steps.taken.clear()
+        scene.instance.storage.refuses = lambda _: "CA newOrder" in scene.instance.steps.taken
+        assert await scene.clock.run(scene.instance.ask(subject=subject)) is None
+        scene.instance.storage.refuses = lambda _: False
+        await scene.clock.advance(1)
+    assert all(scene.instance.states.holds(subject.cert_key) for subject in SUBJECTS.values())
+    await scene.clock.advance(BACK_OFF)
+    for subject in SUBJECTS.values():
+        certificate = await scene.clock.run(scene.instance.ask(subject=subject))
+        assert certificate is not None
+        assert certificate.names == {*subject.names}
+        assert certificate.family is subject.family
+        assert not scene.instance.states.holds(subject.cert_key)
+    assert len(scene.ca.orders) == len(SUBJECTS)
+    await scene.close()
 
 
 @pytest.mark.parametrize("renews", [False, True], ids=["new", "renewal"])
@@ -264,13 +335,13 @@ async def test_no_order_is_placed_for_other_names_after_a_write_failed(refused: 
     scene.instance.storage.refuses = lambda what: what.startswith(refused)
     names = [f"n{number}.example" for number in range(5)]
     for name in names:
-        await scene.clock.run(scene.instance.ask(name=name))
+        await scene.clock.run(scene.instance.ask(subject=Subject(name, (name,))))
         await scene.clock.advance(2)
     assert len(scene.ca.orders) == (0 if refused in BEFORE_ORDERS else 1)
     scene.instance.storage.refuses = lambda _: False
     await scene.clock.advance(BACK_OFF)
     for name in names:
-        assert await scene.clock.run(scene.instance.ask(name=name)) is not None
+        assert await scene.clock.run(scene.instance.ask(subject=Subject(name, (name,)))) is not None
     assert len(scene.ca.orders) == len(names)
     await scene.close()
 
