@@ -76,10 +76,6 @@ class FaultyStorage(MemoryStorage):
         self._check("acquire", name)
         return await super().acquire(name, seconds)
 
-    async def release(self, lease: Lease) -> None:
-        self._check("release", lease.name)
-        await super().release(lease)
-
     async def schedule(self, queue: str, entries: Sequence[Due]) -> None:
         self._check("schedule", queue)
         await super().schedule(queue, entries)

@@ -14,11 +14,20 @@ from tests.support.faulty_storage import FaultyStorage
 NAME = "certificates/a.com"
 
 
+class Shared(FaultyStorage):
+    """Storage whose ``release`` can break, too."""
+
+    async def release(self, lease: Lease) -> None:
+        if self.broken("release", lease.name):
+            raise StorageError(f"can't release {lease.name}")
+        await super().release(lease)
+
+
 class Room:
     """One instance of several on a storage."""
 
     def __init__(self) -> None:
-        self.shared = FaultyStorage(ManualClock())
+        self.shared = Shared(ManualClock())
         self.storage = OwnLeases(self.shared)
 
     async def lease(self, name: str = NAME) -> Lease:
