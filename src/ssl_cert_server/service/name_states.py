@@ -33,7 +33,10 @@ _MOST_IN_A_ROW = 3
 """States that can't be stored, after which the others are left for the next pass: storage itself fails."""
 
 _LAST_PASSES = 10
-"""Passes over what is held in that time, each up to the next state that can't be stored."""
+"""Passes over what is held in that time, each up to several states in a row that can't be stored."""
+
+_LAST_PAUSE = 0.2
+"""Seconds between these passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +128,10 @@ class NameStates:
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_TRY):
                 for _ in range(_LAST_PASSES):
-                    if await self._store_held():
+                    await self._store_held()
+                    if not self._held:
                         break
+                    await self._clock.sleep(_LAST_PAUSE)  # a peer may have a lease for a moment
         if self._held:
             _log.error("state.lost", held=len(self._held), cert_key=next(iter(self._held)))
 

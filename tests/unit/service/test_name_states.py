@@ -171,8 +171,20 @@ async def test_what_is_lost_at_the_end_is_logged(it: Room) -> None:
     await it.hold()
     it.storage.break_down("put")
     with capture_logs() as logs:
-        await it.states.close()
+        await it.clock.run(it.states.close())
     assert [(log["event"], log["held"]) for log in logs][-1] == ("state.lost", 1)
+
+
+async def test_the_end_waits_a_moment_for_a_peer(it: Room) -> None:
+    await it.hold()
+    lease = await it.lease()
+    closing = asyncio.create_task(it.states.close())
+    await it.clock.advance(0.5)
+    assert not closing.done()
+    await it.storage.release(lease)
+    await it.clock.advance(0.5)
+    assert closing.done()
+    assert await it.stored() == FAILED
 
 
 async def test_the_end_does_not_wait_for_a_storage_that_does_not_answer(
