@@ -87,7 +87,7 @@ async def compose(config: Config, clock: Clock, bounds: Bounds = AMPLE) -> Async
     :raises StartError: the CA bundle can't be read.
     """
     async with AsyncExitStack() as stack:
-        opened = open_storages(config, clock)
+        opened = open_storages(config, clock, create=True)
         storage, retention = WriteWatch(opened.storage, clock), opened.retention
         stack.push_async_callback(storage.close)
         await retention.load()

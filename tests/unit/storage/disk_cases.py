@@ -22,7 +22,7 @@ from tests.support.disks import Disk, become_nobody
 NOW = 1_800_000_000.0
 FULL = ("No space left on device", "disk is full", "File too large", "disk I/O error")
 READ_ONLY = ("Read-only file system", "readonly database", "Permission denied")
-GONE = ("another directory is in its place", "No such file or directory")
+GONE = ("another directory is in its place", "is gone; mount the right one", "No such file or directory")
 
 
 async def refused(work: Awaitable[object], *reasons: str, path: Path, remedy: str = "; ") -> None:
