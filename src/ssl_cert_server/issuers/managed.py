@@ -10,7 +10,7 @@ import structlog
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import InvalidCertificate, StorageError, Unavailable
 from ssl_cert_server.model import Certificate, CertificateType, Subject
-from ssl_cert_server.pki.x509 import check_usable, parse_certificate
+from ssl_cert_server.pki.x509 import check_usable, parse_usable
 from ssl_cert_server.storage.base import Storage
 
 _log = structlog.get_logger()
@@ -122,9 +122,7 @@ class ManagedCertificates:
     def _check(self, stored: bytes) -> Certificate:
         if not stored:
             raise InvalidCertificate("there is nothing under this key")
-        certificate = parse_certificate(stored)
-        check_usable(certificate, self._clock.now())
-        return certificate
+        return parse_usable(stored, self._clock.now())
 
     def _refuse(self, cert_key: str, stored: bytes, reason: str) -> None:
         if self._refused.get(cert_key) == (stored, reason):

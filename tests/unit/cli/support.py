@@ -6,7 +6,6 @@ import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
 
 import pytest
@@ -49,12 +48,6 @@ def make_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
         return Result(code, captured.out, captured.err)
 
     return run
-
-
-def make_storage(path: str) -> None:
-    """Make a directory that is a storage, as the first start of a server does."""
-    Path(path, "_leases").mkdir(mode=0o700, parents=True)
-    Path(path).chmod(0o700)
 
 
 _TAKEN_OVER = ((sys, "stdin"), (sys, "stdout"), (sys, "stderr"))
