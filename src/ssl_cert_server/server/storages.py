@@ -27,6 +27,8 @@ class Mirror:
     directory: MirrorDirectory
     mirrored: MirroredStorage
     guarded: GuardedStorage
+    copies: SealedStorage
+    """``directory``, with values that are sealed as they are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,8 @@ def open_storages(config: Config, clock: Clock, *, create: bool = False) -> Stor
         return _without_mirror(SealedStorage(GuardedStorage(backend), sealer), config, clock)
     directory = MirrorDirectory(lambda: DirectoryStorage(mirror_dir, clock, create=create, remedy=MIRROR_REMEDY))
     guarded = GuardedStorage(backend, directory)
-    retention = Retention(
-        SealedStorage(guarded, sealer), SealedStorage(directory, sealer), clock, fixed=operators_keys(config)
-    )
+    copies = SealedStorage(directory, sealer)
+    retention = Retention(SealedStorage(guarded, sealer), copies, clock, fixed=operators_keys(config))
 
     async def may_replace(key: str, copy: bytes, value: bytes) -> bool:
         opened = _opened(sealer, key, copy)
@@ -80,7 +81,7 @@ def open_storages(config: Config, clock: Clock, *, create: bool = False) -> Stor
     # Below the seal: what is copied stays as sealed as it was read.
     mirrored = MirroredStorage(guarded, directory, clock, may_replace)
     storage = RetainedStorage(SealedStorage(mirrored, sealer), retention)
-    return Storages(storage, retention, Mirror(directory, mirrored, guarded))
+    return Storages(storage, retention, Mirror(directory, mirrored, guarded, copies))
 
 
 def operators_keys(config: Config) -> frozenset[str]:

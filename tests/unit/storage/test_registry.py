@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint
@@ -88,7 +89,7 @@ def test_a_module_that_is_missing_is_named_be_it_a_dependencys(
         assert name == f"ssl_cert_server.storage.{kind}"
         raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
 
-    monkeypatch.setattr(registry.importlib, "import_module", import_module)
+    monkeypatch.setattr(importlib, "import_module", import_module)
     words = rf"storage.type {kind} can't be loaded: the Python module {missing} is missing; install ssl-cert-server"
     with pytest.raises(StorageError, match=words):
         open_backend(kind, {}, ManualClock())
@@ -100,7 +101,7 @@ def test_a_module_that_can_not_be_imported_for_another_reason_is_told_in_its_wor
     def import_module(name: str) -> ModuleType:
         raise ImportError("libpq.so.5: cannot open shared object file")
 
-    monkeypatch.setattr(registry.importlib, "import_module", import_module)
+    monkeypatch.setattr(importlib, "import_module", import_module)
     with pytest.raises(StorageError, match=r"storage.type postgres can't be loaded: libpq.so.5: cannot open"):
         open_backend("postgres", {}, ManualClock())
 
