@@ -17,7 +17,7 @@ from ssl_cert_server.storage.base import Storage
 from ssl_cert_server.storage.directory import DirectoryStorage
 from ssl_cert_server.storage.guarded import GuardedStorage
 from ssl_cert_server.storage.mirror import MirroredStorage
-from ssl_cert_server.storage.mirror_directory import MirrorDirectory
+from ssl_cert_server.storage.mirror_directory import REMEDY, MirrorDirectory
 from ssl_cert_server.storage.seal import Sealer, SealKey, is_sealed
 from ssl_cert_server.storage.sealed import SealedStorage
 from tests.support.clock import ManualClock
@@ -48,7 +48,7 @@ class Room:
     def _open(self) -> Storage:
         if self.refused:
             raise StorageError("the disk is gone")
-        return DirectoryStorage(self.mirror, SystemClock())
+        return DirectoryStorage(self.mirror, SystemClock(), remedy=REMEDY)
 
     async def fill(self) -> None:
         for name in USED:
@@ -124,6 +124,17 @@ async def test_while_storage_is_away_it_is_filled_from_memory_and_again_from_sto
     await it.watch.look()
     await it.wait()
     await wait_until_async(lambda: all((it.mirror / name).read_bytes() == b"certificate" for name in USED))
+
+
+async def test_while_it_is_removed_the_log_says_that_it_is_opened_again_by_itself(it: Room) -> None:
+    shutil.rmtree(it.mirror)
+    await it.primary.put("c.com", b"certificate")
+    with capture_logs() as logs:
+        await it.storage.get("c.com")
+        await wait_until_async(lambda: bool(logs))
+    [log] = logs
+    assert log["event"] == "storage.not_mirrored"
+    assert log["reason"].endswith(f"the directory {it.mirror} is gone; {REMEDY}")
 
 
 async def test_what_is_filled_from_memory_is_sealed_where_storage_is(it: Room) -> None:
