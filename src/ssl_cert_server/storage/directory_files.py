@@ -128,5 +128,13 @@ def file_names(folder: Path) -> Iterator[str]:
         return
     with entries:
         for entry in entries:
-            if not entry.name.startswith(".") and (not entry.is_dir() or "." in entry.name):
+            if not entry.name.startswith(".") and _is_for_value(entry):
                 yield entry.name
+
+
+def _is_for_value(entry: os.DirEntry[str]) -> bool:
+    if entry.is_file():
+        return True
+    if entry.is_dir():
+        return "." in entry.name
+    return Path(entry).exists()  # a symbolic link that leads nowhere counts as nothing

@@ -333,6 +333,25 @@ async def test_a_file_too_large_is_told_and_not_read_whole(storage: DirectorySto
         await storage.get("a.example")
 
 
+REMEDIES = {
+    errno.ENOENT: "create the missing directory",
+    errno.ENOTDIR: "a file is in the place of a directory",
+    errno.EEXIST: "a file is in the place of a directory",
+    errno.EACCES: "chown, chmod -R u+rwX",
+}
+
+
+@pytest.mark.parametrize("number", REMEDIES)
+async def test_what_is_missing_or_refused_is_told_with_a_remedy_that_fits_folders(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "open", failing(number))
+        with pytest.raises(StorageError) as failure:
+            await storage.put("a.example", b"value")
+    assert REMEDIES[number] in str(failure.value)
+
+
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
 def test_a_directory_that_cannot_be_written_is_told_at_open(
     root: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, number: int
