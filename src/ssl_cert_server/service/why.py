@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import InvalidCertificate, NotPermitted
+from ssl_cert_server.errors import InvalidCertificate, NotPermitted, StorageError
 from ssl_cert_server.issuers.local_ca import ROOT_KEY
 from ssl_cert_server.model import Certificate, KeyFamily, Permission, Subject
 from ssl_cert_server.ocsp.codec import OcspStatus
@@ -94,7 +94,10 @@ class _Explanation:
         state = await load_state(self.storage, cert_key)
         pem = await self.storage.get(cert_key)
         served = await self._served(cert_key, pem) or await self._served_elsewhere(subject)
-        self.lines += await _plans(subject, self.storage, self.clock, self.renewals)
+        try:
+            self.lines += await _plans(subject, self.storage, self.clock, self.renewals)
+        except StorageError as error:  # a full disk refuses to open the due index, and certificates can be read
+            self.lines.append(f"plan:   can't be read: {error}")
         self.lines += _history(state)
         outcome = Outcome.SERVED if served else await self._expected(state, subject)
         if outcome is not Outcome.SERVED or state.error:
