@@ -83,6 +83,7 @@ class Copies:
                 await self._copy(key, self._values.pop(key))
             except StorageError as error:
                 self._known.pop(key, None)
+                # Each value fails for the same reason, and is tried again each time it is read.
                 if failed := self._log_interval.count():
                     _log.warning("storage.not_mirrored", cert_key=key, failed=failed, reason=str(error))
 
