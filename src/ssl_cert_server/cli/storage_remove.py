@@ -12,11 +12,9 @@ from ssl_cert_server.cli.printing import print_in_background
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.config.schema import Config
 from ssl_cert_server.errors import StorageError
-from ssl_cert_server.pki.x509 import parse_certificate
-from ssl_cert_server.server.removal import remove_certificate
+from ssl_cert_server.server.removal import remove_stored
 from ssl_cert_server.server.storages import open_storages
 from ssl_cert_server.server.upkeep.kept import ACCOUNT_KEY, Kept
-from ssl_cert_server.service.records import load_record
 
 Key = Annotated[
     str, typer.Argument(metavar="KEY", help="A name, NAME+rsa, a wildcard, or the cert_key of another certificate.")
@@ -33,19 +31,15 @@ def remove(key: Key, config: ConfigFile = None, yes: Yes = False) -> None:  # no
         raise StorageError(f"{key} is not the key of a certificate; nothing was removed")
     confirm(f"Remove the certificate under {key}? It stays valid, and is not brought back from a backup.", yes=yes)
     print_in_background()
-    typer.echo(f"{key}: the certificate {asyncio.run(_remove(loaded, key))} is removed")
+    fingerprint = asyncio.run(_remove(loaded, key))
+    what = f"the certificate {fingerprint}" if fingerprint else "the value, which is no certificate,"
+    typer.echo(f"{key}: {what} is removed")
 
 
 async def _remove(config: Config, key: str) -> str:
     clock = SystemClock()
     storage = open_storages(config, clock).storage
     try:
-        stored = await storage.get(key)
-        if stored is None:
-            raise StorageError(f"there is no certificate under {key}; `storage verify` counts what is stored")
-        certificate = parse_certificate(stored)
-        record = await load_record(storage, key, certificate.fingerprint)
-        await remove_certificate(storage, key, certificate, record, clock, lease_name=Kept(config).lease(key))
+        return await remove_stored(storage, key, clock, lease_name=Kept(config).lease(key))
     finally:
         await storage.close()
-    return certificate.fingerprint

@@ -13,7 +13,7 @@ from ssl_cert_server.pki.x509 import parse_certificate
 from ssl_cert_server.renewal.plan import RenewalPlan
 from ssl_cert_server.renewal.upkeep import CertificateUpkeep
 from ssl_cert_server.server.engine import Engine
-from ssl_cert_server.server.removal import remove_certificate
+from ssl_cert_server.server.removal import exclusively, remove_certificate
 from ssl_cert_server.service.ask import Ask
 from ssl_cert_server.service.attempts import Predecessor
 from ssl_cert_server.service.budget.planner import Priority
@@ -21,7 +21,6 @@ from ssl_cert_server.service.issuance import AcmeCertificates
 from ssl_cert_server.service.records import load_record
 from ssl_cert_server.service.turns import Turns
 from ssl_cert_server.storage.base import Storage
-from ssl_cert_server.storage.leasing import leased
 from ssl_cert_server.storage.removals import record_key
 from ssl_cert_server.storage.write_watch import PROBE
 
@@ -84,7 +83,7 @@ class Revocation:
 
     async def _rehearse(self, key: str) -> None:
         """Write what has to be written once the certificate is revoked, which can't be undone."""
-        async with leased(self._storage, f"certificates/{key}", self._clock) as lease:
+        async with exclusively(self._storage, f"certificates/{key}", self._clock) as lease:
             await self._storage.put(record_key(PROBE), b"{}", lease=lease)
             await self._storage.delete(record_key(PROBE), lease=lease)
 

@@ -84,11 +84,15 @@ class Refresh:
     async def _certificate(self, cert_key: str) -> Collection[str]:
         names = self.names_of(cert_key)
         await self._managed.refresh_used(cert_key)
-        subject = self._policy.stored_subject(cert_key) if self._certificates.uses(cert_key) else None
-        if subject is not None:
-            certificate = await self._acme.stored(subject)
-            if certificate is not None:
-                self._certificates.replace(subject, certificate)
-            elif await self._storage.get(cert_key) is None:  # what can't be used takes nothing's place
-                self._certificates.drop(cert_key)
+        # The last good managed certificate is served on.
+        if self._certificates.uses(cert_key) and not self._policy.is_managed(cert_key):
+            await self._replace_or_drop(cert_key)
         return {*names, *self._managed.names_of(cert_key)}
+
+    async def _replace_or_drop(self, cert_key: str) -> None:
+        subject = self._policy.stored_subject(cert_key)
+        certificate = await self._acme.stored(subject) if subject is not None else None
+        if subject is not None and certificate is not None:
+            self._certificates.replace(subject, certificate)
+        elif await self._storage.get(cert_key) is None:  # what can't be used takes nothing's place
+            self._certificates.drop(cert_key)

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -35,7 +36,13 @@ _REMEMBERED = 10_000
 """Removal records in memory."""
 
 _PATIENCE = 0.2
-"""Seconds that the mirror has to answer beside a storage that did."""
+"""Seconds that the mirror has to answer beside a storage that has the value, or to remove a copy."""
+
+_PATIENCE_MISSING = 5.0
+"""Seconds that the mirror has to answer beside a storage that lacks the value: without a copy, a name is new."""
+
+_REMOVALS_AT_ONCE = 100
+"""Copies that are being removed from the mirror; of more, the rest stays, but is never served."""
 
 Held = Callable[[str], bytes | None]
 
@@ -67,6 +74,7 @@ class Retention:
         self._clock = clock
         self._fixed = fixed
         self._removals: OrderedDict[str, dict[str, float]] = OrderedDict()
+        self._removing: dict[str, asyncio.Task[None]] = {}
         self._log_interval = LogInterval()
         self.held: Held = lambda _: None
         self.lost = LostKeys()
@@ -200,13 +208,20 @@ class Retention:
         return removals
 
     async def _remove_copy(self, key: str, removals: dict[str, float]) -> None:
-        if self.copies is None:
+        """Delete the mirror's copy; where that takes longer than :data:`_PATIENCE`, it goes on in the background."""
+        if self.copies is None or key in self._removing or len(self._removing) >= _REMOVALS_AT_ONCE:
             return
+        removing = asyncio.create_task(self._remove_from(self.copies, key, removals), name=f"remove the copy of {key}")
+        self._removing[key] = removing
+        removing.add_done_callback(lambda _: self._removing.pop(key, None))
+        await self._wait_for(removing, _PATIENCE)
+
+    async def _remove_from(self, copies: Storage, key: str, removals: dict[str, float]) -> None:
         try:
-            await save_removals(self.copies, key, removals, now=self._clock.now())
-            copy = _parsed(await self.copies.get(key))
+            await save_removals(copies, key, removals, now=self._clock.now())
+            copy = _parsed(await copies.get(key))
             if copy is not None and copy.fingerprint in removals:
-                await self.copies.delete(key)
+                await copies.delete(key)
         except StorageError as error:
             if failed := self._log_interval.count():
                 _log.warning("storage.not_mirrored", cert_key=key, failed=failed, reason=str(error))
@@ -220,16 +235,21 @@ class Retention:
         return record
 
     async def _copy_beside(self, stored: bytes | None, key: str) -> bytes | None:
-        """Return the mirror's copy; where a value is stored, wait for at most :data:`_PATIENCE`."""
-        if self.copies is None or stored is None:
-            return await self._copy(key)
+        """Return the mirror's copy, or None where the mirror doesn't answer in time."""
+        if self.copies is None:
+            return None
         reading = asyncio.create_task(self._copy(key))
-        patience = asyncio.create_task(self._clock.sleep(_PATIENCE))
         try:
-            await asyncio.wait([reading, patience], return_when=asyncio.FIRST_COMPLETED)
+            await self._wait_for(reading, _PATIENCE if stored is not None else _PATIENCE_MISSING)
             return reading.result() if reading.done() else None
         finally:
             reading.cancel()
+
+    async def _wait_for(self, task: asyncio.Task[Any], seconds: float) -> None:
+        patience = asyncio.create_task(self._clock.sleep(seconds))
+        try:
+            await asyncio.wait([task, patience], return_when=asyncio.FIRST_COMPLETED)
+        finally:
             patience.cancel()
 
     async def _copy(self, key: str) -> bytes | None:

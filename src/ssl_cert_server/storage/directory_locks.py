@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ssl_cert_server.files import open_regular
 from ssl_cert_server.storage.directory_threads import Threads
-from ssl_cert_server.storage.folders import keep_owner
+from ssl_cert_server.storage.folders import own
 
 LEAST = 0.05
 """Seconds that a lock is waited for at least, by a call whose time went by before it came to that."""
@@ -179,7 +179,7 @@ def _open(path: Path) -> int:
         descriptor = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     except FileExistsError:
         return open_regular(path, os.O_RDWR)
-    keep_owner(descriptor, path.parent)
+    own(descriptor, path)
     return descriptor
 
 

@@ -96,8 +96,22 @@ def create_folder(folder: Path, *, parents: bool = False, mode: int = 0o700) -> 
 def create_file(path: Path) -> int:
     """Create a file that isn't there yet, 0600, and open it for writing; it gets the owner of its folder."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    keep_owner(descriptor, path.parent)
+    own(descriptor, path)
     return descriptor
+
+
+def own(created: int, path: Path) -> None:
+    """Do as :func:`keep_owner` for a new file, and close the descriptor where that fails.
+
+    The file stays: another process may have locked it by then.
+
+    :raises OSError: its owner can't be given.
+    """
+    try:
+        keep_owner(created, path.parent)
+    except BaseException:
+        os.close(created)
+        raise
 
 
 def keep_owner(created: int, folder: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import structlog
 
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.storage.base import Storage
+from ssl_cert_server.storage.directory_threads import DEADLINE, Threads
 from ssl_cert_server.storage.wrapper import StorageWrapper
 
 _log = structlog.get_logger()
@@ -30,6 +32,9 @@ class MirrorDirectory(StorageWrapper):
         """:raises StorageError: it can't be opened."""
         super().__init__(open_directory())
         self._open_directory = open_directory
+        # A thread that nothing waits for at the end of the process: opening may hang with the disk.
+        self._threads = Threads(1, "mirror-open")
+        self._opening: Future[Storage] | None = None
 
     async def check(self) -> bool:
         """Return whether the mirror is filled; one that can't be read is opened, and created, anew.
@@ -40,7 +45,7 @@ class MirrorDirectory(StorageWrapper):
             return await self._inner.get(MARKER) is not None
         except StorageError as error:
             # DirectoryStorage refuses another directory in the place of the one that it opened.
-            broken, self._inner = self._inner, await asyncio.to_thread(self._open_directory)
+            broken, self._inner = self._inner, await self._open_again()
             _log.warning("storage.mirror_reopened", reason=str(error))
             await broken.close()
         return await self._inner.get(MARKER) is not None
@@ -51,3 +56,21 @@ class MirrorDirectory(StorageWrapper):
         :raises StorageError: it can't be written.
         """
         await self._inner.put(MARKER, b"Where this file is missing, the mirror is filled again.\n")
+
+    async def close(self) -> None:
+        self._threads.close()
+        await super().close()
+
+    async def _open_again(self) -> Storage:
+        """Open the directory; an opening that is given up goes on, and the next call waits for the same one."""
+        if self._opening is None:
+            self._opening = self._threads.submit(self._open_directory)
+        opening = self._opening
+        try:
+            async with asyncio.timeout(DEADLINE):
+                return await asyncio.wrap_future(opening)  # a cancelled one ends nothing that has begun
+        except TimeoutError as error:
+            raise StorageError(f"can't open mirror_dir: no answer in {DEADLINE:.0f} s") from error
+        finally:
+            if opening.done():
+                self._opening = None

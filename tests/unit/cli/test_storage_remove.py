@@ -52,3 +52,10 @@ def test_only_certificates_are_removed(cli: Cli, stored: Path, key: str) -> None
     assert result.code == 1
     assert f"{key} is not the key of a certificate" in result.err
     assert other.exists()
+
+
+def test_a_broken_value_is_removed(cli: Cli, stored: Path) -> None:
+    stored.write_bytes(b"rubbish")
+    result = cli("storage", "remove", NAME, "--yes")
+    assert (result.code, result.out) == (0, f"{NAME}: the value, which is no certificate, is removed\n")
+    assert not stored.exists()

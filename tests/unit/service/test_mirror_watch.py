@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from structlog.testing import capture_logs
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.service.mirror_watch import MirrorWatch
+from ssl_cert_server.storage import mirror_directory
 from ssl_cert_server.storage.base import Storage
 from ssl_cert_server.storage.directory import DirectoryStorage
 from ssl_cert_server.storage.guarded import GuardedStorage
@@ -36,6 +38,9 @@ class Room:
         self.clock = ManualClock()
         self.primary = FaultyStorage(self.clock)
         self.refused = False
+        self.opens = self.opened = 0
+        self.disk_answers = threading.Event()
+        self.disk_answers.set()
         self.directory = MirrorDirectory(self._open)
         guarded = GuardedStorage(self.primary, self.directory)
         self.storage = MirroredStorage(guarded, self.directory, self.clock)
@@ -46,8 +51,11 @@ class Room:
         )
 
     def _open(self) -> Storage:
+        self.opens += 1
+        self.disk_answers.wait(60)
         if self.refused:
             raise StorageError("the disk is gone")
+        self.opened += 1
         return DirectoryStorage(self.mirror, SystemClock(), remedy=REMEDY)
 
     async def fill(self) -> None:
@@ -173,3 +181,40 @@ async def test_while_storage_is_away_nothing_that_is_not_in_memory_is_copied_and
         await it.watch.look()
         await it.clock.advance(31)
     await it.wait()
+
+
+async def test_opening_a_directory_that_hangs_is_given_up_and_not_begun_twice(
+    it: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_directory, "DEADLINE", 0.1)
+    shutil.rmtree(it.mirror)
+    it.disk_answers.clear()
+    for _ in range(2):
+        with pytest.raises(StorageError, match="can't open mirror_dir: no answer"):
+            await asyncio.wait_for(it.watch.look(), 30)
+    assert it.opens == 2, "at the start, and now"
+    it.disk_answers.set()
+    monkeypatch.undo()
+    await it.watch.look()
+    await it.wait()
+    assert it.opens == 2
+
+
+def test_the_event_loop_ends_while_a_directory_is_being_opened_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_directory, "DEADLINE", 0.1)
+
+    async def run() -> Room:
+        room = Room(tmp_path)
+        await room.fill()
+        shutil.rmtree(room.mirror)
+        room.disk_answers.clear()
+        with pytest.raises(StorageError, match="no answer"):
+            await asyncio.wait_for(room.watch.look(), 30)
+        return room
+
+    room = asyncio.run(run())
+    assert not room.disk_answers.is_set()
+    assert room.opened == 1
+    room.disk_answers.set()

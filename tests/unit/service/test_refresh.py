@@ -6,6 +6,7 @@ import pytest
 
 from ssl_cert_server.issuers.local_ca import LocalCa
 from ssl_cert_server.issuers.managed import ManagedCertificates
+from ssl_cert_server.issuers.self_signed import SelfSignedIssuer
 from ssl_cert_server.model import Certificate, KeyFamily
 from ssl_cert_server.ocsp.staples import Staple, save_staple
 from ssl_cert_server.service.attempts import Attempts
@@ -14,7 +15,7 @@ from ssl_cert_server.service.certificates import Certificates
 from ssl_cert_server.service.held import HeldCertificates
 from ssl_cert_server.service.issuance import AcmeCertificates
 from ssl_cert_server.service.name_states import NameStates
-from ssl_cert_server.service.policy import Policy, PolicyRules, Source
+from ssl_cert_server.service.policy import Policy, PolicyRules, SelfSignedRule, Source
 from ssl_cert_server.service.refresh import Refresh
 from ssl_cert_server.service.retained import RetainedStorage, Retention
 from ssl_cert_server.service.staples import Staples
@@ -28,7 +29,10 @@ from tests.support.upkeep import RecordingUpkeep
 
 
 class Instance:
-    """Hands out ACME certificates of ``.com`` and ``*.wild.com``, and a managed one for whatever ends in ``.net``."""
+    """Hands out ACME certificates of ``.com`` and ``*.wild.com``, a managed one for whatever ends in ``.net``.
+
+    All other names get the self-signed one.
+    """
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -41,6 +45,7 @@ class Instance:
                 wildcards=["*.wild.com"],
                 patterns=[r"[a-z]+\.com"],
                 families=(KeyFamily.ECDSA, KeyFamily.RSA),
+                self_signed=SelfSignedRule("self_signed", check_sni=False),
             )
         )
         states = NameStates(retained, self.clock)
@@ -53,7 +58,8 @@ class Instance:
             ["shop"],
             on_replaced=lambda subject, new: self.certificates.replace(subject, new, Source.MANAGED),
         )
-        issuers = {Source.ACME: acme, Source.MANAGED: self.managed}
+        self_signed = SelfSignedIssuer(retained, self.clock, valid_days=365, organization=["test"])
+        issuers = {Source.ACME: acme, Source.MANAGED: self.managed, Source.SELF_SIGNED: self_signed}
         self.certificates = Certificates(self.cache, policy, issuers, self.clock)  # type: ignore[arg-type]
         self.staples = Staples(policy, self.certificates, self.storage, self.clock, want=self._want)
         self.retention.held = HeldCertificates(policy, self.cache, self.managed, LocalCa(retained, self.clock)).value
@@ -131,6 +137,14 @@ async def test_one_that_was_removed_is_not_handed_out_any_more(it: Instance) -> 
     assert set(await it.refresh.one("_removed/a.com")) == {"a.com"}
     assert set(await it.refresh.one("a.com")) == {"a.com"}
     assert await it.served("a.com") != old
+
+
+async def test_a_self_signed_one_that_was_removed_is_not_handed_out_any_more(it: Instance) -> None:
+    old = await it.served("any.org")
+    await it.remove("self_signed", old)
+    assert set(await it.refresh.one("_removed/self_signed")) == {"any.org"}
+    await it.refresh.one("self_signed")
+    assert await it.served("any.org") != old
 
 
 async def test_one_whose_removal_was_not_heard_is_not_handed_out_after_a_reset(it: Instance) -> None:

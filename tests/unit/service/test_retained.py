@@ -16,6 +16,7 @@ from ssl_cert_server.storage.removals import load_removals, save_removals
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaves import DAY, make_certificate
+from tests.support.loop_time import settle
 
 OLD = make_certificate("a.com", start=START - 2 * DAY)
 NEW = make_certificate("a.com", start=START - DAY)
@@ -214,6 +215,28 @@ async def test_a_mirror_that_hangs_keeps_nobody_from_what_is_stored(it: Room) ->
     assert reading.done()
     assert await reading == OLD.stored
     assert it.copies.hanging == 0
+
+
+async def test_a_mirror_that_hangs_keeps_a_new_name_waiting_for_five_seconds(it: Room) -> None:
+    it.copies.hang()
+    reading = asyncio.ensure_future(it.storage.get("new.com"))
+    await it.clock.advance(4)
+    assert not reading.done()
+    await it.clock.advance(2)
+    assert await asyncio.wait_for(reading, 30) is None
+
+
+async def test_a_mirror_that_hangs_holds_up_no_news_of_removals(it: Room) -> None:
+    await it.copies.put("a.com", OLD.stored)
+    answer = it.copies.hang()
+    noting = asyncio.ensure_future(it.remove(OLD.fingerprint))
+    await it.clock.advance(0.3)
+    assert noting.done()
+    assert it.retention.removals_of("a.com")
+    answer.set_result(None)
+    await settle()
+    assert await it.copies.get("a.com") is None
+    assert set(await load_removals(it.copies, "a.com")) == {OLD.fingerprint}
 
 
 async def test_the_mirror_forgets_removals_that_have_expired(it: Room) -> None:
