@@ -10,45 +10,51 @@ import tempfile
 from pathlib import Path
 
 from tests.support.fleet import Fleet
+from tools.output import say, stop_at_unwritable_output
 
 
 def main() -> None:
+    with stop_at_unwritable_output():
+        _demo()
+
+
+def _demo() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # A shell starts what runs in its background with Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="ssl-cert-server-demo-") as folder:
-        print("Starting a CA (Pebble), the server, and nginx with the plugin ...", flush=True)
+        say("Starting a CA (Pebble), the server, and nginx with the plugin ...")
         with Fleet(Path(folder), retry_after=0) as fleet:
             _show(fleet, Path(folder))
-            print("\nCtrl-C ends the demo.", flush=True)
+            say("\nCtrl-C ends the demo.")
             try:
                 signal.pause()
             except KeyboardInterrupt:
-                print("\nStopping everything.", flush=True)
+                say("\nStopping everything.")
 
 
 def _show(fleet: Fleet, folder: Path) -> None:
     root = folder / "root.pem"
     root.write_bytes(fleet.pebble.root_certificate())
     name = f"shop-{secrets.token_hex(3)}.example.com"
-    print(f"\n{name} has no certificate yet. A visitor comes, who trusts nothing but the CA's root:\n")
+    say(f"\n{name} has no certificate yet. A visitor comes, who trusts nothing but the CA's root:\n")
     url = f"https://{name}:{fleet.nginx.https_port}/"
     curl = ["curl", "-sS", "--cacert", str(root), "--resolve", f"{name}:{fleet.nginx.https_port}:127.0.0.1", url]
-    print(f"  $ {' '.join(curl)}")
+    say(f"  $ {' '.join(curl)}")
     first = _visit(curl)
     second = _visit(curl)
-    print(f"\n  first handshake   {first * 1000:7.1f} ms   ordered, validated, issued, stored, served")
-    print(f"  second handshake  {second * 1000:7.1f} ms   from nginx's memory")
-    print(f"\nTry other names under example.com; the server listens on http://127.0.0.1:{fleet.server.port}")
+    say(f"\n  first handshake   {first * 1000:7.1f} ms   ordered, validated, issued, stored, served")
+    say(f"  second handshake  {second * 1000:7.1f} ms   from nginx's memory")
+    say(f"\nTry other names under example.com; the server listens on http://127.0.0.1:{fleet.server.port}")
 
 
 def _visit(curl: list[str]) -> float:
-    """Visit, show what came, and give the seconds until the handshake was done, connecting included."""
+    """Visit, print what came, and return the seconds until the handshake was done, connecting included."""
     done = subprocess.run([*curl, "-w", "%{time_appconnect}"], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"the visit failed: {done.stderr}")
     body, _, seconds = done.stdout.rpartition("\n")
-    print(f"  {body}", flush=True)
+    say(f"  {body}")
     return float(seconds)
 
 

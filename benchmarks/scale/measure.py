@@ -107,7 +107,7 @@ async def _renewal(settings: dict[str, Any], count: int) -> float:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     config = parse_config(yaml.safe_dump(settings), "scale")
     clock = SystemClock()
-    storage = open_storage(config, clock)
+    storage = open_storage(config, clock, create=True)
     done = asyncio.Semaphore(0)
     ca = ScriptedCa(ManualClock(time.time()))
     plan = RenewalPlan(storage, clock, None)

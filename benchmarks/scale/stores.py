@@ -51,7 +51,7 @@ def fill(section: dict[str, Any], have: int, count: int) -> None:
 
 async def _fill(section: dict[str, Any], have: int, count: int) -> None:
     config = parse_config(_yaml(section), "scale")
-    storage = open_storage(config, SystemClock())
+    storage = open_storage(config, SystemClock(), create=True)
     now = time.time()
     await storage.index_complete()  # or it can't be marked in the end
     pair = make_certificate(f"*.{DOMAIN}", start=now - DAY, end=now + 89 * DAY)

@@ -21,3 +21,17 @@ class LogInterval:
             return False
         self._quiet_until = now + LOG_INTERVAL
         return True
+
+
+class ReasonInterval:
+    """Lets a reason through where it differs from the last one, and the same one once in each interval."""
+
+    def __init__(self) -> None:
+        self._reason = ""
+        self._interval = LogInterval()
+
+    def over(self, reason: str) -> bool:
+        """Return whether ``reason`` may be logged now, and begin the next interval where it may."""
+        if reason != self._reason:
+            self._reason, self._interval = reason, LogInterval()
+        return self._interval.over()

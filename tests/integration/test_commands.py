@@ -9,6 +9,7 @@ from cryptography import x509
 
 from tests.integration.conftest import StartPebble
 from tests.support.ask_endpoint import AskEndpoint
+from tests.support.new_storage import make_storage
 from tests.support.pebble import Pebble
 from tests.support.server import CertServer, Reply, acme_config, ca_entry, cas_config, loaded_dice
 from tests.support.verify import verified_leaf
@@ -51,13 +52,13 @@ def test_why_a_name_is_answered_as_it_is(tmp_path: Path, start_pebble: StartPebb
         assert "stored: nothing under unresolved.example.com" in unresolved
         assert "1 in a row" in unresolved
         assert "could not resolve" in unresolved
-        assert "next:   tried again from" in unresolved
+        assert "next:   tried again not before" in unresolved
         assert "do:     the CA could not connect to the name: see that its addresses are right" in unresolved
         blocked = why("blocked.example.com")
         assert "rejectedIdentifier" in blocked
         assert "do:     the CA never issues for this name" in blocked
         never_asked = why("never-asked.example.com")
-        assert "the first request has it issued" in never_asked
+        assert "next:   the next request has it issued" in never_asked
         assert "failed:" not in never_asked
         unpermitted = why("other.example.com")
         assert "rule: none" in unpermitted
@@ -67,6 +68,7 @@ def test_why_a_name_is_answered_as_it_is(tmp_path: Path, start_pebble: StartPebb
 def test_why_tells_of_a_wildcard(tmp_path: Path) -> None:
     dns01 = {"provider": "exec", "options": {"command": "/bin/true"}}
     server = CertServer(tmp_path / "server", {"wildcards": ["*.example.com"], "challenges": {"dns01": dns01}})
+    make_storage(server.directory)
     told = server.command("why", "a.example.com").stdout
     assert "the certificate for *.example.com answers it (wildcards)" in told
     assert "stored: nothing under *.example.com" in told

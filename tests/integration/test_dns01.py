@@ -269,7 +269,7 @@ def test_a_wrong_key_for_the_name_server_is_told_in_plain_words(
         told = server.command("why", "a.example.com").stdout
         assert "the certificate for *.example.com, example.com answers it" in told
         assert "check tsig_secret" in told
-        assert "tried again from" in told
+        assert "tried again not before" in told
         assert "see that the DNS provider's credentials and zone are right" in told
         assert server.cert("b.example.com").status == 500
         assert "event=acme.challenge.cleanup_timeout" not in server.log

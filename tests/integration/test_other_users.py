@@ -64,19 +64,23 @@ def test_after_root_revoked_a_certificate_the_server_goes_on_issuing(server: Cer
             verified_leaf(server.cert(name), name, pebble.root_certificate())
 
 
-def test_whatever_root_runs_before_the_first_start_leaves_it_a_directory_of_its_own(
-    server: CertServer, pebble: Pebble, tmp_path: Path
+def test_whatever_root_runs_before_the_first_start_fails_and_creates_nothing(
+    server: CertServer, pebble: Pebble
 ) -> None:
     for command in (["storage", "verify"], ["storage", "rebuild-index"], ["account", "show"]):
-        server.command(*command)
-    assert of_root(server) == []
-    assert (server.directory / ".index.sqlite").exists()
+        done = server.command(*command)
+        assert done.returncode == 1
+        assert f"there is no storage in {server.directory}" in done.stderr
+    assert [*server.directory.iterdir()] == []
     with server:
         verified_leaf(server.cert("a.example.com"), "a.example.com", pebble.root_certificate())
         assert server.get("/readyz").status == 200
 
 
-def test_what_root_copies_into_it_is_the_servers(server: CertServer, pebble: Pebble, tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", [False, True])
+def test_what_root_copies_into_it_is_the_servers(server: CertServer, tmp_path: Path, missing: bool) -> None:
+    if missing:
+        server.directory.rmdir()
     source = CertServer(tmp_path / "source", {"re_patterns": [r".+\.example\.com"]})
     source.directory.mkdir(mode=0o700)
     for key in ("_state/a.example.com", "acme_account+key"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -213,6 +214,28 @@ def test_an_outage_of_storage_is_not_felt_where_a_name_was_served_before(
     shared.start()
     wait_until(lambda: server.get("/readyz").status == 200)
     wait_until(lambda: server.cert("new.example.com").status == 200)
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("shared", ["redis"], indirect=True)
+def test_a_mirror_that_is_removed_while_storage_is_away_is_filled_from_memory(
+    fleet: Fleet, pebble: Pebble, shared: SharedStorage, tmp_path: Path
+) -> None:
+    mirror = tmp_path / "mirror"
+    server = fleet.add(mirror_dir=str(mirror), timeout=2)
+    known = {name: server.cert(name).json["fingerprint"] for name in NAMES[:3]}
+    wait_until(lambda: len([*mirror.glob("n*.example.com")]) == 3)
+    orders = pebble.order_count()
+    shared.kill()
+    shutil.rmtree(mirror)
+    wait_until(lambda: "event=storage.mirror_filled certificates=3 from_memory=3" in server.log)
+    server.stop()
+    server.start()
+    for name, fingerprint in known.items():
+        assert server.cert(name).json["fingerprint"] == fingerprint
+    shared.start()
+    wait_until(lambda: server.get("/readyz").status == 200)
+    assert pebble.order_count() == orders
     assert "Traceback" not in server.log
 
 

@@ -237,7 +237,7 @@ def test_a_certificate_that_was_revoked_before_or_after_it_is_not_served_again(
 
 
 async def announce_very_much(config_file: Path) -> None:
-    storage = open_storage(load_config(config_file), SystemClock())
+    storage = open_storage(load_config(config_file), SystemClock(), create=True)
     for start in range(0, 3 * CHANGES_KEPT, 1000):
         await storage.announce([f"x{number}.example.com" for number in range(start, start + 1000)])
     await storage.close()
@@ -334,7 +334,7 @@ def test_what_no_ca_issued_is_kept_too(storage: GoingBack, pebble: Pebble, tmp_p
 
 
 async def put(config_file: Path, key: str, value: bytes) -> None:
-    storage = open_storage(load_config(config_file), SystemClock())
+    storage = open_storage(load_config(config_file), SystemClock(), create=True)
     await storage.put(key, value)
     await storage.close()
 

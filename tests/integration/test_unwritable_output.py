@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.support.certs import make_pair
+from tests.support.new_storage import make_storage
 from tests.support.pebble import Pebble
 from tests.support.server import CertServer, acme_config, changed_program
 from tests.support.waiting import wait_until
@@ -27,6 +28,8 @@ NOT_ALL = "ssl-cert-server: not all that was to be printed could be written to s
 
 def command(folder: Path, redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command with its output redirected; ``{pipe}`` in it is a pipe without a reader."""
+    if not (folder / "secret-dir").exists():
+        make_storage(folder / "secret-dir")
     ours, theirs = os.pipe()
     os.close(ours)
     try:

@@ -137,10 +137,10 @@ class CertServer:
         files = [path for path in self.directory.rglob("*") if path.is_file()]
         values: dict[str, bytes] = {}
         for path in files:
-            key = str(path.relative_to(self.directory))
-            if not key.startswith((".", "_leases/")):
+            key = path.relative_to(self.directory)
+            if key.parts[0] != "_leases" and not any(part.startswith(".") for part in key.parts):
                 with suppress(FileNotFoundError):  # a running server removed it in the meantime
-                    values[key] = path.read_bytes()
+                    values[str(key)] = path.read_bytes()
         return values
 
 

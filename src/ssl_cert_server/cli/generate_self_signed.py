@@ -88,4 +88,4 @@ def _write(path: Path, content: bytes, mode: int) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise StartError(f"can't write {path}: {error.strerror}") from error
+        raise StartError(f"can't write {path}: {error.strerror}; create its directory, or name another file") from error

@@ -47,7 +47,7 @@ async def _copy(source: Config, target: Config, *, empty: bool, overwrite: bool)
     clock, kept = SystemClock(), Kept(source, target)
     reading = open_storage(source, clock)
     try:
-        writing = open_storage(target, clock)
+        writing = open_storage(target, clock, create=True)
         try:
             total = await count_for_bar(kept, reading)
             with progress("copying", total) as step:

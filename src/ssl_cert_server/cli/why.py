@@ -14,7 +14,9 @@ from ssl_cert_server.renewal.plan import RENEWALS
 from ssl_cert_server.server.compose import policy_rules
 from ssl_cert_server.server.storages import open_storages
 from ssl_cert_server.service.policy import Policy
+from ssl_cert_server.service.readiness import Readiness
 from ssl_cert_server.service.why import explain
+from ssl_cert_server.storage.write_watch import WriteWatch
 
 
 def why(
@@ -30,7 +32,10 @@ def why(
 async def _explain(config: Config, name: str, family: KeyFamily | None) -> str:
     clock = SystemClock()
     storage = open_storages(config, clock).storage
+    # The rehearsal of /readyz, by the user who runs this command.
+    trouble = Readiness(WriteWatch(storage, clock), clock).trouble
+    policy = Policy(policy_rules(config))
     try:
-        return await explain(name, Policy(policy_rules(config)), storage, clock, family, renewals=RENEWALS)
+        return await explain(name, policy, storage, clock, family, renewals=RENEWALS, trouble=trouble)
     finally:
         await storage.close()

@@ -23,7 +23,7 @@ from ssl_cert_server.storage.removals import load_removals, save_removals
 _log = structlog.get_logger()
 
 _REMOVAL_KEPT = 366 * 86_400.0
-"""Seconds for which a deactivated account is remembered: an instance may have it in memory for that long."""
+"""Seconds for which a removed account key is remembered: an instance may have it in memory for that long."""
 
 _PREDECESSOR_KEY = "acme_account+key"
 # The predecessor kept one key for Let's Encrypt and its staging CA. An account at that is worth nothing, and ending it
@@ -134,7 +134,6 @@ class AcmeAccount:
                 if error.type not in ("unauthorized", "accountDoesNotExist"):
                     raise
                 # It is so already: an earlier attempt was cut short.
-            # So that no instance that has it in memory writes it back.
             await self._note_removal(lease)
             # The key first: what is left of an account after a crash is the URL, which is of no use without it.
             await self._storage.delete(self._place.key, lease=lease)
@@ -190,12 +189,13 @@ class AcmeAccount:
         if stored is not None and _digest(stored) not in self._superseded:
             return
         if _digest(key) in await load_removals(self._storage, self._place.key):
-            return  # it was deactivated
+            return  # it was deactivated, or its key was changed
         await self._storage.put(self._place.key, key, lease=lease)
         await self._storage.put(self._place.url, record, lease=lease)
         _log.warning("acme.account.written_back", directory_url=self._directory_url)
 
     async def _note_removal(self, lease: Lease) -> None:
+        """Record that the stored key is removed, so that no instance that has it in memory writes it back."""
         key, now = await self._storage.get(self._place.key), self._clock.now()
         if key is not None:
             removal = {_digest(key): now + _REMOVAL_KEPT}
@@ -219,7 +219,9 @@ class AcmeAccount:
             await self._storage.delete(self._place.next_key, lease=lease)
 
     async def _promote(self, key: AccountKey, lease: Lease) -> None:
-        await self._storage.put(self._place.key, key.to_pem(), lease=lease)
+        if await self._storage.get(self._place.key) != key.to_pem():  # else a crash came right after it was put there
+            await self._note_removal(lease)
+            await self._storage.put(self._place.key, key.to_pem(), lease=lease)
         await self._storage.delete(self._place.next_key, lease=lease)
 
     async def _kept_key(self, lease: Lease) -> AccountKey:

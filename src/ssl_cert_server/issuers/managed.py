@@ -9,8 +9,9 @@ import structlog
 
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import InvalidCertificate, StorageError, Unavailable
+from ssl_cert_server.log_interval import ReasonInterval
 from ssl_cert_server.model import Certificate, CertificateType, Subject
-from ssl_cert_server.pki.x509 import check_usable, parse_certificate
+from ssl_cert_server.pki.x509 import check_usable, parse_usable
 from ssl_cert_server.storage.base import Storage
 
 _log = structlog.get_logger()
@@ -40,6 +41,7 @@ class ManagedCertificates:
         self._on_replaced = on_replaced
         self._good: dict[str, tuple[bytes, Certificate]] = {}
         self._refused: dict[str, tuple[bytes, str]] = {}
+        self._unreadable: dict[str, ReasonInterval] = {}
         self._in_turn = deque(dict.fromkeys(cert_keys))
         self._cert_keys = frozenset(self._in_turn)
         self._looked_at: set[str] = set()
@@ -116,22 +118,34 @@ class ManagedCertificates:
             if replaced or (cert_key in self._good and cert_key not in self._looked_at):
                 await self._storage.announce([cert_key])
             self._looked_at.add(cert_key)
+            self._unreadable.pop(cert_key, None)
         except StorageError as error:
-            _log.warning("managed.unreadable", cert_key=cert_key, reason=str(error))
+            self._note_unreadable(cert_key, str(error))
+
+    def _note_unreadable(self, cert_key: str, reason: str) -> None:
+        if not self._unreadable.setdefault(cert_key, ReasonInterval()).over(reason):
+            return
+        served = self._served(cert_key)
+        log = _log.error if served is None else _log.warning
+        log("managed.unreadable", cert_key=cert_key, reason=reason, still_served=served)
+
+    def _served(self, cert_key: str) -> str | None:
+        """Return the fingerprint of the certificate that is served from memory, or None."""
+        if cert_key not in self._good:
+            return None
+        certificate = self._good[cert_key][1]
+        return certificate.fingerprint if self._clock.now() < certificate.not_after else None
 
     def _check(self, stored: bytes) -> Certificate:
         if not stored:
             raise InvalidCertificate("there is nothing under this key")
-        certificate = parse_certificate(stored)
-        check_usable(certificate, self._clock.now())
-        return certificate
+        return parse_usable(stored, self._clock.now())
 
     def _refuse(self, cert_key: str, stored: bytes, reason: str) -> None:
         if self._refused.get(cert_key) == (stored, reason):
             return  # said already; it is looked at again because one that isn't valid yet becomes so
         self._refused[cert_key] = (stored, reason)
-        served = self._good[cert_key][1].fingerprint if cert_key in self._good else None
-        _log.error("managed.refused", cert_key=cert_key, reason=reason, still_served=served)
+        _log.error("managed.refused", cert_key=cert_key, reason=reason, still_served=self._served(cert_key))
 
     def _take_over(self, cert_key: str, stored: bytes, certificate: Certificate) -> bool:
         previous = self._good.get(cert_key)

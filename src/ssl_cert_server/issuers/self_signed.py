@@ -11,7 +11,7 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import InvalidCertificate, StorageError
 from ssl_cert_server.model import Certificate, CertificateType, Subject
 from ssl_cert_server.pki.signing import Validity, self_sign
-from ssl_cert_server.pki.x509 import check_usable, parse_certificate
+from ssl_cert_server.pki.x509 import parse_usable
 from ssl_cert_server.storage.base import Storage
 from ssl_cert_server.storage.leasing import leased
 
@@ -66,12 +66,10 @@ class SelfSignedIssuer:
         if stored is None:
             return None
         try:
-            certificate = parse_certificate(stored)
-            check_usable(certificate, self._clock.now())
+            return parse_usable(stored, self._clock.now())
         except InvalidCertificate as error:
             _log.warning("self_signed.replaced", cert_key=cert_key, reason=str(error))
             return None
-        return certificate
 
 
 def _due(certificate: Certificate) -> float:

@@ -91,6 +91,16 @@ def check_usable(certificate: Certificate, now: float) -> None:
         raise InvalidCertificate("the certificate is not valid yet")
 
 
+def parse_usable(stored: bytes, now: float) -> Certificate:
+    """Parse a private key and a chain as :func:`parse_certificate` does, and check its validity period.
+
+    :raises InvalidCertificate: it can't be parsed, or is outside its validity period at ``now`` (Unix seconds).
+    """
+    certificate = parse_certificate(stored)
+    check_usable(certificate, now)
+    return certificate
+
+
 def check_covers(certificate: Certificate, name: str) -> None:
     """Refuse a certificate that is for other names.
 

@@ -12,11 +12,13 @@ import structlog
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import InvalidCertificate, StorageError
 from ssl_cert_server.issuers.local_ca import ROOT_KEY
+from ssl_cert_server.log_interval import ReasonInterval
 from ssl_cert_server.model import Certificate, Subject
 from ssl_cert_server.pki.x509 import check_covers
 from ssl_cert_server.renewal.plan import RenewalPlan, Stored
 from ssl_cert_server.service.policy import Policy
 from ssl_cert_server.service.records import load_record, save_record
+from ssl_cert_server.service.remembered import RememberedNames
 from ssl_cert_server.service.retained import Finding, Retention, is_retained
 from ssl_cert_server.service.retention import Action
 from ssl_cert_server.storage.base import Lease, Storage
@@ -39,6 +41,13 @@ _BUSY = 5.0
 """Seconds until a key is tried again whose lease another holder has."""
 
 _AFTER_ERROR = (1.0, 60.0)
+_REMEMBERED = 10_000
+"""Broken values that were logged."""
+
+_LOG_AGAIN = 86_400.0
+"""Seconds after which a broken value is logged again."""
+
+_BROKEN = "look at the disk; the certificate in memory, or in the mirror, is written back"
 
 
 class WriteBack:
@@ -77,6 +86,8 @@ class WriteBack:
         self._went_back = asyncio.Event()
         self._pause = _AFTER_ERROR[0]
         self._cursor = ""
+        self._unreadable = ReasonInterval()
+        self._broken = RememberedNames(clock, _REMEMBERED)
 
     def look_at_all(self) -> None:
         """Have all that is held compared with storage: anything may have been lost."""
@@ -129,6 +140,8 @@ class WriteBack:
         for _ in range(min(_CHECKED, len(self._in_turn))):
             with passed.unreadable():
                 found |= await self._retention.examine(self._in_turn.popleft()) is not None
+        if passed.count and self._unreadable.over(passed.reason):
+            passed.tell("")
         return found
 
     async def _saved_cursor(self) -> str:
@@ -207,6 +220,7 @@ class WriteBack:
             if removals:
                 await save_removals(self._storage, key, removals, now=self._clock.now(), lease=lease)
             finding = await self._retention.examine(key)
+            self._note_broken(key, finding)
             mended = finding is not None and await self._act(key, finding, lease)
         finally:
             with suppress(StorageError):  # it lapses by itself
@@ -214,6 +228,12 @@ class WriteBack:
         if mended:
             await self._storage.announce([record_key(key), key] if removals else [key])
         return True
+
+    def _note_broken(self, key: str, finding: Finding | None) -> None:
+        """Log that the stored value is broken: once, though it may take several tries to write it back."""
+        if finding is not None and finding.broken and f"{key} {finding.broken}" not in self._broken:
+            self._broken.add(f"{key} {finding.broken}", _LOG_AGAIN)
+            _log.warning("certificate.unusable", cert_key=key, reason=finding.broken, remedy=_BROKEN)
 
     async def _act(self, key: str, finding: Finding, lease: Lease) -> bool:
         fingerprint = finding.certificate.fingerprint

@@ -87,7 +87,7 @@ async def compose(config: Config, clock: Clock, bounds: Bounds = AMPLE) -> Async
     :raises StartError: the CA bundle can't be read.
     """
     async with AsyncExitStack() as stack:
-        opened = open_storages(config, clock)
+        opened = open_storages(config, clock, create=True)
         storage, retention = WriteWatch(opened.storage, clock), opened.retention
         stack.push_async_callback(storage.close)
         await retention.load()
@@ -171,7 +171,15 @@ async def compose(config: Config, clock: Clock, bounds: Bounds = AMPLE) -> Async
         }
         if opened.mirror is not None:
             mirror = opened.mirror
-            watch = MirrorWatch(mirror.directory, mirror.mirrored, mirror.guarded, storage, clock, held.keys)
+            watch = MirrorWatch(
+                mirror.directory,
+                mirror.mirrored,
+                mirror.guarded,
+                mirror.copies,
+                clock,
+                held.keys_and_root,
+                held.value,
+            )
             background["mirror.watch"] = watch.run
         if config.preload:
             background["preload"] = Preload(policy.listed(), acme, clock).run

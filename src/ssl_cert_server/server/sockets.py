@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -14,6 +15,14 @@ from ssl_cert_server.errors import StartError
 _BACKLOG = 2048
 _SEND_BUFFER = 64 * 1024
 """Bytes in the kernel for each connection. By itself it grows to megabytes for a client that doesn't read."""
+
+_REMEDIES = {
+    errno.EADDRINUSE: "stop what uses it, or change listen",
+    errno.ENOENT: "create the directory of the socket, or change listen",
+    errno.ENOTDIR: "a file is in the place of a directory: move it away, or change listen",
+    errno.EACCES: "let the server's user listen there (ports below 1024 need CAP_NET_BIND_SERVICE), or change listen",
+    errno.EADDRNOTAVAIL: "no interface of this machine has the address: change listen",
+}
 
 # The owner and the group: private keys pass through, so the web server's group is given in so many words.
 _UNIX_MODE = 0o660
@@ -34,7 +43,8 @@ def bind(addresses: Sequence[ListenAddress]) -> list[socket.socket]:
                 listener.close()
             # Python's own words repeat the address; a failed look-up of the host has no errno of the system's.
             reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-            raise StartError(f"can't listen on {address}: {reason}; stop what uses it, or change listen") from error
+            remedy = _REMEDIES.get(error.errno or 0, "change listen")
+            raise StartError(f"can't listen on {address}: {reason}; {remedy}") from error
     return bound
 
 

@@ -10,8 +10,10 @@ from ssl_cert_server.errors import NotOpened
 from ssl_cert_server.issuers.local_ca import ROOT_KEY
 from ssl_cert_server.service.retained import RetainedStorage, Retention
 from ssl_cert_server.storage.directory import DirectoryStorage
+from ssl_cert_server.storage.folders import holds_storage
 from ssl_cert_server.storage.guarded import GuardedStorage
 from ssl_cert_server.storage.mirror import MirroredStorage
+from ssl_cert_server.storage.mirror_directory import REMEDY as MIRROR_REMEDY
 from ssl_cert_server.storage.mirror_directory import MirrorDirectory
 from ssl_cert_server.storage.registry import open_backend
 from ssl_cert_server.storage.seal import Form, Sealer, SealKey, form_of, is_sealed
@@ -25,6 +27,8 @@ class Mirror:
     directory: MirrorDirectory
     mirrored: MirroredStorage
     guarded: GuardedStorage
+    copies: SealedStorage
+    """``directory``, with values that are sealed as they are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,35 +40,39 @@ class Storages:
     mirror: Mirror | None = None
 
 
-def open_storage(config: Config, clock: Clock, *, seal: bool = True) -> SealedStorage:
+def open_storage(config: Config, clock: Clock, *, seal: bool = True, create: bool = False) -> SealedStorage:
     """Open the storage that the configuration names, and nothing else: no mirror answers for it.
+
+    A storage that is missing is created only with ``create``: an operator's mistyped path is an error.
 
     With ``seal`` off, what is written stays unsealed. Without keys it is sealed storage, too: what was sealed is
     refused there, not taken for broken and issued anew.
 
-    :raises StorageError: it can't be opened.
+    :raises StorageError: it can't be opened, or is missing while ``create`` is off.
     """
     settings = config.storage
-    return SealedStorage(open_backend(settings.type, settings.settings, clock), _sealer(config, seal=seal))
+    backend = open_backend(settings.type, settings.settings, clock, create=create)
+    return SealedStorage(backend, _sealer(config, seal=seal))
 
 
-def open_storages(config: Config, clock: Clock) -> Storages:
+def open_storages(config: Config, clock: Clock, *, create: bool = False) -> Storages:
     """Open the storage that the configuration names, with its mirror, and with what certificates are kept by.
 
-    :raises StorageError: it can't be opened.
+    What is missing is created only with ``create``; without, a missing mirror is left out.
+
+    :raises StorageError: it can't be opened, or is missing while ``create`` is off.
     """
     settings, sealer = config.storage, _sealer(config)
-    backend = open_backend(settings.type, settings.settings, clock)
+    backend = open_backend(settings.type, settings.settings, clock, create=create)
     mirror_dir = settings.mirror_dir
     if settings.type == "dir_cache":  # a directory looks after itself
         return _without_mirror(SealedStorage(backend, sealer), config, clock)
-    if mirror_dir is None:
+    if mirror_dir is None or not (create or holds_storage(mirror_dir)):
         return _without_mirror(SealedStorage(GuardedStorage(backend), sealer), config, clock)
-    directory = MirrorDirectory(lambda: DirectoryStorage(mirror_dir, clock))
+    directory = MirrorDirectory(lambda: DirectoryStorage(mirror_dir, clock, create=create, remedy=MIRROR_REMEDY))
     guarded = GuardedStorage(backend, directory)
-    retention = Retention(
-        SealedStorage(guarded, sealer), SealedStorage(directory, sealer), clock, fixed=operators_keys(config)
-    )
+    copies = SealedStorage(directory, sealer)
+    retention = Retention(SealedStorage(guarded, sealer), copies, clock, fixed=operators_keys(config))
 
     async def may_replace(key: str, copy: bytes, value: bytes) -> bool:
         opened = _opened(sealer, key, copy)
@@ -73,7 +81,7 @@ def open_storages(config: Config, clock: Clock) -> Storages:
     # Below the seal: what is copied stays as sealed as it was read.
     mirrored = MirroredStorage(guarded, directory, clock, may_replace)
     storage = RetainedStorage(SealedStorage(mirrored, sealer), retention)
-    return Storages(storage, retention, Mirror(directory, mirrored, guarded))
+    return Storages(storage, retention, Mirror(directory, mirrored, guarded, copies))
 
 
 def operators_keys(config: Config) -> frozenset[str]:

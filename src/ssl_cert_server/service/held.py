@@ -21,6 +21,10 @@ class HeldCertificates:
         """Return the keys of all certificates in memory, the local CA's root left out."""
         return [*{key: None for key in (*self._cache.cert_keys(), *self._managed.in_use()) if key}]
 
+    def keys_and_root(self) -> list[str]:
+        """Return the keys of all certificates in memory, the local CA's root among them."""
+        return [*([ROOT_KEY] if self._local_ca.root_in_memory else []), *self.keys()]
+
     def value(self, key: str) -> bytes | None:
         """Return the value to store under ``key``, or None where memory doesn't hold one."""
         if key == ROOT_KEY:

@@ -16,7 +16,7 @@ import structlog
 from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import AskFailed, BudgetSpent, InvalidCertificate, NotPermitted, Overloaded
 from ssl_cert_server.model import Certificate, CertificateType, Permission, Subject
-from ssl_cert_server.pki.x509 import check_covers, check_not_expired, parse_certificate
+from ssl_cert_server.pki.x509 import parse_certificate
 from ssl_cert_server.service.attempts import Attempts, Predecessor, Wanted
 from ssl_cert_server.service.budget.planner import Priority
 from ssl_cert_server.service.flights import Flights
@@ -25,6 +25,7 @@ from ssl_cert_server.service.records import IssuedRecord, load_record
 from ssl_cert_server.service.remembered import RememberedNames
 from ssl_cert_server.service.state import check_not_backing_off, settle_interrupted
 from ssl_cert_server.service.turns import Turns
+from ssl_cert_server.service.usable import check_issued, keys_elsewhere
 from ssl_cert_server.storage.base import Storage
 from ssl_cert_server.storage.leasing import leased
 
@@ -147,12 +148,10 @@ class AcmeCertificates:
 
     async def _elsewhere(self, name: str, subject: Subject) -> Certificate | None:
         """Look for a usable certificate from before a wildcard was configured, or from while one was."""
-        suffix = subject.cert_key.removeprefix(subject.names[0])
-        for cert_key in (name + suffix, f"*.{name.partition('.')[2]}{suffix}"):
-            if cert_key != subject.cert_key and "." in cert_key:
-                certificate = await self._read(cert_key, (name,))
-                if certificate is not None:
-                    return certificate
+        for cert_key in keys_elsewhere(name, subject):
+            certificate = await self._read(cert_key, (name,))
+            if certificate is not None:
+                return certificate
         return None
 
     async def _issue_beside(self, subject: Subject, elsewhere: Certificate) -> None:
@@ -182,9 +181,7 @@ class AcmeCertificates:
 
     def _usable(self, cert_key: str, certificate: Certificate, names: tuple[str, ...]) -> bool:
         try:
-            for name in names:
-                check_covers(certificate, name)
-            check_not_expired(certificate, self._clock.now())
+            check_issued(certificate, names, self._clock.now())
         except InvalidCertificate as error:
             _log.warning("certificate.unusable", cert_key=cert_key, reason=str(error))
             return False

@@ -41,12 +41,16 @@ Held = Callable[[str], bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What has to be done about a key: a RESTORE of ``value``, which is ``certificate``, or a REMOVE."""
+    """What has to be done about a key: a RESTORE of ``value``, which is ``certificate``, or a REMOVE.
+
+    ``broken`` says why the stored value can't be parsed; it is empty where it can, or nothing is stored.
+    """
 
     action: Action
     certificate: Certificate
     value: bytes
     record: IssuedRecord
+    broken: str = ""
 
 
 class Retention:
@@ -94,7 +98,7 @@ class Retention:
 
         :raises StorageError: storage can't be read, and ``stored`` can't be used without that.
         """
-        if not is_retained(key) or (stored is not None and key in self._fixed):
+        if not is_retained(key) or self._is_right(key, stored):
             return stored
         # An operator's certificate has its own memory, which also logs that it is missing.
         held = self.held(key) if key not in self._fixed else None
@@ -118,10 +122,12 @@ class Retention:
 
     async def may_replace(self, key: str, copy: bytes, value: bytes | None) -> bool:
         """Return whether a value that was read may take the place of the mirror's ``copy``; None can't be opened."""
-        if not is_retained(key) or key in self._fixed or _parsed(copy) is None:
+        if not is_retained(key) or _parsed(copy) is None:
             return True
         if _parsed(value) is None:
             return False
+        if key in self._fixed:
+            return True
         if await self._examine(key, value, [copy]) is None:
             return True
         self.lost.add(key)
@@ -133,9 +139,13 @@ class Retention:
         :raises StorageError: storage can't be read.
         """
         stored = await self._primary.get(key)
-        if stored is not None and (key in self._fixed or _parsed(stored) is None):
-            return None  # what can't be parsed may be an operator's work; it is replaced when it is renewed
+        if self._is_right(key, stored):
+            return None
         return await self._examine(key, stored, [self.held(key), await self._copy(key)])
+
+    def _is_right(self, key: str, stored: bytes | None) -> bool:
+        """Return whether a stored value is right, whatever else is held; nobody writes a broken root on purpose."""
+        return stored is not None and key in self._fixed and (key != ROOT_KEY or _parsed(stored) is not None)
 
     async def _examine(self, key: str, stored: bytes | None, values: list[bytes | None]) -> Finding | None:
         current, now = _parsed(stored), self._clock.now()
@@ -154,7 +164,7 @@ class Retention:
         if action is Action.KEEP or best is None:
             return None
         value = next(value for value, certificate in held.items() if certificate is best)
-        return Finding(action, best, value or b"", await self._record(key, best))
+        return Finding(action, best, value or b"", await self._record(key, best), _why_broken(stored))
 
     def _decide(
         self,
@@ -254,3 +264,12 @@ def _parsed(value: bytes | None) -> Certificate | None:
         return parse_certificate(value) if value else None
     except InvalidCertificate:
         return None
+
+
+def _why_broken(stored: bytes | None) -> str:
+    if stored is not None:
+        try:
+            parse_certificate(stored)
+        except InvalidCertificate as error:
+            return str(error)
+    return ""

@@ -44,9 +44,14 @@ def check_not_backing_off(name: str, state: NameState, now: float) -> None:
 
     :raises BackingOff: it isn't tried before ``retry_at``.
     """
-    # A failure from the future was noted by a clock that ran ahead: its back-off could last for months.
-    if state.failed_at <= now < state.retry_at:
+    if is_backing_off(state, now):
         raise backing_off(name, state, now)
+
+
+def is_backing_off(state: NameState, now: float) -> bool:
+    """Return whether a name that failed is not tried again yet."""
+    # A failure from the future was noted by a clock that ran ahead: its back-off could last for months.
+    return state.failed_at <= now < state.retry_at
 
 
 def backing_off(name: str, state: NameState, now: float) -> BackingOff:

@@ -2,74 +2,40 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import InvalidCertificate, NotPermitted
+from ssl_cert_server.errors import InvalidCertificate, NotPermitted, StorageError
+from ssl_cert_server.issuers.local_ca import ROOT_KEY
 from ssl_cert_server.model import Certificate, KeyFamily, Permission, Subject
 from ssl_cert_server.ocsp.codec import OcspStatus
 from ssl_cert_server.ocsp.staples import load_staple
-from ssl_cert_server.pki.x509 import check_covers, check_not_expired, parse_certificate
+from ssl_cert_server.pki.names import covers
 from ssl_cert_server.service.policy import Decision, Policy, Source
 from ssl_cert_server.service.records import load_record
-from ssl_cert_server.service.state import NameState, load_state
+from ssl_cert_server.service.remedies import OUTCOME_REMEDIES, Outcome, remedy_for
+from ssl_cert_server.service.state import NameState, is_backing_off, load_state
+from ssl_cert_server.service.usable import keys_elsewhere, parse_usable
 from ssl_cert_server.service.verdicts import SharedVerdicts
 from ssl_cert_server.storage.base import Storage
 
-_ANSWERED_ELSEWHERE = (
-    "something else answered the CA: see that the name leads to a web server that passes "
-    "/.well-known/acme-challenge/ on to this server"
-)
-_REMEDIES = tuple(
-    (re.compile(pattern), remedy)
-    for pattern, remedy in (
-        (r"^can't \w+ ", "storage refused a write: see that it has room, and that the server may write all of it"),
-        (
-            r"_acme-challenge|\bTXT record|\bDNS challenge|authoritative name server|no dns-01 provider"
-            r"|^(?:rfc2136|lexicon:\S+|httpreq|acme-dns): |^\S+ (?:present|cleanup) \S+\. ",
-            "see that the DNS provider's credentials and zone are right, and that every name server is up to date",
-        ),
-        (
-            r": authorization is \w+: connection:",
-            "the CA could not connect to the name: see that its addresses are right, and open port 80 (http-01) or 443 "
-            "(tls-alpn-01) from the Internet to a web server that passes challenges on to this server",
-        ),
-        (
-            r": authorization is \w+: dns:",
-            "the CA could not resolve the name: see that its A and AAAA records exist, and that its DNS servers answer",
-        ),
-        (r": authorization is \w+: (?:unauthorized|incorrectResponse):", _ANSWERED_ELSEWHERE),
-        (
-            r": authorization is \w+: tls:",
-            "the CA met a wrong certificate at the name: see that the challenge reaches this server",
-        ),
-        (
-            r"\bcaa:",
-            "a CAA record of the name, or of a name above it, permits other CAs only: have its owner add this one",
-        ),
-        (r"\brateLimited:", "a limit of the CA is reached: wait, or configure another CA after it"),
-        (r"\brejectedIdentifier:", "the CA never issues for this name: configure another CA, or take the name out"),
-        (
-            r"(?i)external ?account",
-            "the CA wants an account bound to yours at its own site: set acme[].eab to the key id and key it gave",
-        ),
-        (
-            r": no room for more ",
-            "wait, or configure another CA after this one; a limit of your own (on_demand) can be raised",
-        ),
-        (
-            r"every CA failed lately|(?:Connect|Read|Write|Pool)(?:Error|Timeout)|no answer within|HTTP 5\d\d"
-            r"|(?:did|had) not finish",
-            "the CA, or the way to it, is down: see that this machine reaches it (HTTPS, DNS, HTTPS_PROXY), or "
-            "configure another CA after it",
-        ),
-        (r"^no account: ", "the CA lets this server have no account: see acme[].email, acme[].eab and its terms"),
-        (r"\bpublic_ips\b", "have the owner of the name point it here, or correct preflight.public_ips"),
-    )
-)
-"""What to do, by what the last failure's words hold; the first that fits."""
+_UNITS = ((86_400.0, "days"), (3_600.0, "h"), (60.0, "min"))
+_ABSENT = {
+    Source.MANAGED: Outcome.MANAGED_MISSING,
+    Source.LOCAL_CA: Outcome.MADE_BY_REQUEST,
+    Source.SELF_SIGNED: Outcome.MADE_BY_REQUEST,
+}
+_UNUSABLE = {
+    Source.MANAGED: Outcome.MANAGED_UNUSABLE,
+    Source.LOCAL_CA: Outcome.ROOT_UNUSABLE,
+    Source.SELF_SIGNED: Outcome.MADE_BY_REQUEST,
+}
+
+Trouble = Callable[[], Awaitable[str | None]]
+"""Returns the reason why storage can't be written now, or None."""
 
 
 async def explain(
@@ -80,27 +46,116 @@ async def explain(
     family: KeyFamily | None = None,
     *,
     renewals: str,
+    trouble: Trouble,
 ) -> str:
     """Explain what becomes of a normalised name, or wildcard, in lines of plain words.
 
-    ``renewals`` is the queue that they stand in.
+    ``renewals`` is the queue that they stand in. Each outcome but that the name is served has a ``do:`` line.
 
     :raises StorageError: storage can't be read.
     """
-    now = clock.now()
     try:
         decision = policy.decide_for_operator(name, family)
     except NotPermitted as error:
-        return (
-            f"{name}\n  rule: none ({error})\n  do:   to have it issued, add it to domains, wildcards or re_patterns\n"
-        )
-    lines = [f"{name}", f"  rule: {_rule(name, decision)}"]
-    if decision.subject.cert_key:
-        lines += [f"  {line}" for line in await _stored(name, decision, storage, now)]
-    if decision.source is Source.ACME:
-        lines += [f"  {line}" for line in await _plans(decision.subject, storage, clock, renewals)]
-        lines += [f"  {line}" for line in await _history(decision.subject, storage, now)]
-    return "\n".join(lines) + "\n"
+        return f"{name}\n  rule: none ({error})\n  do:   {OUTCOME_REMEDIES[Outcome.NOT_PERMITTED]}\n"
+    work = _Explanation(name, decision, storage, clock, renewals, trouble)
+    await work.run()
+    return "\n".join([name, *(f"  {line}" for line in work.lines)]) + "\n"
+
+
+@dataclass(slots=True)
+class _Explanation:
+    name: str
+    decision: Decision
+    storage: Storage
+    clock: Clock
+    renewals: str
+    trouble: Trouble
+    lines: list[str] = field(default_factory=list)
+
+    async def run(self) -> None:
+        self.lines.append(f"rule: {_rule(self.name, self.decision)}")
+        source, subject = self.decision.source, self.decision.subject
+        if source is Source.ACME:
+            await self._acme(subject)
+            return
+        cert_key = ROOT_KEY if source is Source.LOCAL_CA else subject.cert_key
+        pem = await self.storage.get(cert_key)
+        if await self._served(cert_key, pem):
+            outcome = Outcome.SERVED
+        else:
+            outcome = _ABSENT[source] if pem is None else _UNUSABLE[source]
+        if outcome is Outcome.MADE_BY_REQUEST and await self._unwritable():
+            outcome = Outcome.STORAGE_UNWRITABLE
+        self._do(outcome, "", cert_key)
+
+    async def _acme(self, subject: Subject) -> None:
+        cert_key, now = subject.cert_key, self.clock.now()
+        state = await load_state(self.storage, cert_key)
+        pem = await self.storage.get(cert_key)
+        served = await self._served(cert_key, pem) or await self._served_elsewhere(subject)
+        try:
+            self.lines += await _plans(subject, self.storage, self.clock, self.renewals)
+        except StorageError as error:  # a full disk refuses to open the due index, and certificates can be read
+            self.lines.append(f"plan:   can't be read: {error}")
+        self.lines += _history(state)
+        outcome = Outcome.SERVED if served else await self._expected(state, subject)
+        if outcome is not Outcome.SERVED or state.error:
+            self.lines.append(f"next:   {_next(outcome, state, now)}")
+        if outcome is not Outcome.SERVED and await self._unwritable():
+            outcome = Outcome.STORAGE_UNWRITABLE
+        self._do(outcome, state.error, cert_key)
+
+    async def _served(self, cert_key: str, pem: bytes | None) -> bool:
+        """Describe what is stored under a key, and return whether it is served."""
+        if pem is None:
+            self.lines.append(f"stored: nothing under {cert_key}")
+            return False
+        source, now = self.decision.source, self.clock.now()
+        try:
+            certificate = parse_usable(source, pem, [self.name], now)
+        except InvalidCertificate as error:
+            self.lines.append(f"stored: under {cert_key}, of no use: {error}")
+            return False
+        self.lines += _certificate(cert_key, certificate, now)
+        if source is Source.MANAGED and not any(covers(known, self.name) for known in certificate.names):
+            self.lines.append(f"        it does not cover {self.name}: clients that check names refuse it")
+        if source is Source.ACME:
+            self.lines += await _advice(cert_key, certificate, self.storage)
+        self.lines += await _staple(cert_key, certificate, self.storage, now)
+        return True
+
+    async def _served_elsewhere(self, subject: Subject) -> bool:
+        for cert_key in keys_elsewhere(self.name, subject):
+            pem = await self.storage.get(cert_key)
+            if pem is not None and await self._served(cert_key, pem):
+                self.lines.append(f"        it is served until there is one under {subject.cert_key}")
+                return True
+        return False
+
+    async def _expected(self, state: NameState, subject: Subject) -> Outcome:
+        now = self.clock.now()
+        if is_backing_off(state, now):
+            return Outcome.BACKING_OFF
+        if state.error and not state.failures and now < state.expected_at:
+            return Outcome.WAITING
+        if state.placing_at:
+            return Outcome.BEING_ORDERED
+        verdicts = SharedVerdicts(self.storage, self.clock)
+        if subject.permission is Permission.ASK and not await verdicts.allowed_for(subject.names[0]):
+            return Outcome.ASKED_BY_REQUEST
+        return Outcome.ISSUED_BY_REQUEST
+
+    async def _unwritable(self) -> bool:
+        reason = await self.trouble()
+        if reason is not None:
+            self.lines.append(f"next:   nothing is issued while storage can't be written: {reason}")
+        return reason is not None
+
+    def _do(self, outcome: Outcome, failure: str, cert_key: str) -> None:
+        remedy = remedy_for(outcome, failure, cert_key)
+        if remedy is not None:
+            self.lines.append(f"do:     {remedy}")
 
 
 def _rule(name: str, decision: Decision) -> str:
@@ -113,7 +168,8 @@ def _rule(name: str, decision: Decision) -> str:
         case Source.SELF_SIGNED:
             return "self_signed answers what no other rule covers"
         case Source.ACME if subject.permission is Permission.ASK:
-            return "no rule covers it, so ask decides before anything is issued"
+            otherwise = "; where it refuses, self_signed answers" if decision.otherwise else ""
+            return f"no rule covers it, so ask decides before anything is issued{otherwise}"
         case Source.ACME if subject.permission is Permission.PATTERN:
             return "re_patterns matches it: a CA issues for it"
         case _ if name == subject.names[0] and name.startswith("*."):
@@ -123,28 +179,10 @@ def _rule(name: str, decision: Decision) -> str:
     return "domains lists it: a CA issues for it"
 
 
-async def _stored(name: str, decision: Decision, storage: Storage, now: float) -> list[str]:
-    cert_key = decision.subject.cert_key
-    pem = await storage.get(cert_key)
-    if pem is None:
-        later = "; the first request has it issued" if decision.source is Source.ACME else ""
-        return [f"stored: nothing under {cert_key}{later}"]
-    try:
-        certificate = parse_certificate(pem)
-        check_covers(certificate, name)
-        check_not_expired(certificate, now)
-    except InvalidCertificate as error:
-        return [f"stored: under {cert_key}, of no use: {error}"]
-    return [
-        *_certificate(cert_key, certificate, now),
-        *await _advice(cert_key, certificate, storage),
-        *await _staple(cert_key, certificate, storage, now),
-    ]
-
-
 def _certificate(cert_key: str, certificate: Certificate, now: float) -> Iterator[str]:
     days = (certificate.not_after - now) / 86_400
-    yield f"stored: under {cert_key}, for {', '.join(sorted(certificate.names))}"
+    names = f", for {', '.join(sorted(certificate.names))}" if certificate.names else ""
+    yield f"stored: under {cert_key}{names}"
     yield f"        valid until {_time(certificate.not_after)} ({days:.1f} days), {certificate.family.upper()} key"
 
 
@@ -189,28 +227,42 @@ async def _plans(subject: Subject, storage: Storage, clock: Clock, renewals: str
     return lines
 
 
-async def _history(subject: Subject, storage: Storage, now: float) -> list[str]:
-    state = await load_state(storage, subject.cert_key)
-    lines = []
-    lines += [f"open:   order {order.order_url}; the next attempt goes on with it" for order in state.orders]
+def _history(state: NameState) -> Iterator[str]:
+    for order in state.orders:
+        yield f"open:   order {order.order_url}; the next attempt goes on with it"
     if state.placing_at:
-        lines.append(f"open:   an order is being placed since {_time(state.placing_at)}, unless its server died")
+        yield f"open:   an order is being placed since {_time(state.placing_at)}, unless its server died"
     if state.error and not state.failures:
-        lines.append(f"waits:  {_time(state.failed_at)}: {state.error}")
+        yield f"waits:  {_time(state.failed_at)}: {state.error}"
     elif state.error:
-        lines.append(f"failed: {_time(state.failed_at)}, {state.failures} in a row: {state.error}")
-    if state.error:
-        lines.append(f"next:   {_next(state, now)}")
-        lines += [f"do:     {remedy}" for pattern, remedy in _REMEDIES if pattern.search(state.error)][:1]
-    return lines
+        yield f"failed: {_time(state.failed_at)}, {state.failures} in a row: {state.error}"
 
 
-def _next(state: NameState, now: float) -> str:
-    if state.failed_at <= now < state.retry_at:
-        return f"tried again from {_time(state.retry_at)}; requests before then are refused"
-    if not state.failures and now < state.expected_at:
-        return f"there may be room from {_time(state.expected_at)}; a request or a renewal then has it issued"
-    return "tried again at the next request or renewal"
+def _next(outcome: Outcome, state: NameState, now: float) -> str:
+    match outcome:
+        case Outcome.SERVED if is_backing_off(state, now):
+            return f"its renewal is tried again not before {_later(state.retry_at, now)}; requests are served"
+        case Outcome.SERVED:
+            return "its renewal is tried again as planned; requests are served"
+        case Outcome.BACKING_OFF:
+            return f"tried again not before {_later(state.retry_at, now)}; requests before then are refused"
+        case Outcome.WAITING:
+            expected = _later(state.expected_at, now)
+            return f"there may be room from {expected}; a request or a renewal then has it issued"
+        case Outcome.BEING_ORDERED:
+            return "the order that is being placed has it issued"
+        case Outcome.ASKED_BY_REQUEST:
+            return "the next request has it issued where ask permits it"
+    return "the next request has it issued"
+
+
+def _later(at: float, now: float) -> str:
+    """Return a time, and how far ahead it is, rounded up to its unit."""
+    seconds = at - now
+    for unit, name in _UNITS:
+        if seconds >= unit:
+            return f"{_time(at)}, in {math.ceil(seconds / unit)} {name}"
+    return f"{_time(at)}, in {math.ceil(seconds)} s"
 
 
 def _time(at: float) -> str:

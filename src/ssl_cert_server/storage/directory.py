@@ -20,13 +20,14 @@ from typing import TypeAlias, TypeVar
 import structlog
 
 from ssl_cert_server.clock import Clock
+from ssl_cert_server.errors import StorageError
 from ssl_cert_server.storage.base import Changes, Due, Lease, check_key, check_value
 from ssl_cert_server.storage.directory_errors import translated
 from ssl_cert_server.storage.directory_files import Files, file_names, read_file
 from ssl_cert_server.storage.directory_index import DirectoryIndex
 from ssl_cert_server.storage.directory_leases import DirectoryLeases
 from ssl_cert_server.storage.directory_threads import Call, Closed, Threads
-from ssl_cert_server.storage.folders import Place, create_folder
+from ssl_cert_server.storage.folders import REMEDY, Place, create_folder, holds_storage
 
 _T = TypeVar("_T")
 _Entries: TypeAlias = list[Due]  # inside the class, ``list`` is a method
@@ -42,21 +43,29 @@ _CLOSING = 5.0
 class DirectoryStorage:
     """See :class:`~ssl_cert_server.storage.base.Storage`. Files are 0600, folders 0700."""
 
-    def __init__(self, root: Path, clock: Clock) -> None:
-        """Open the directory, creating it where it is missing.
+    def __init__(self, root: Path, clock: Clock, *, create: bool = True, remedy: str = REMEDY) -> None:
+        """Open the directory; with ``create`` it is created where it is missing.
 
-        :raises StorageError: it can't be created or written.
+        ``remedy`` says what to do once the directory is removed or replaced.
+
+        :raises StorageError: it can't be created or written, or holds no storage while ``create`` is off.
         """
         self._root = root
         self._closed = False
         instance = uuid.uuid4().hex
         self._files = Files(root, instance)
         with translated(root, "open"):
-            create_folder(root, parents=True)
+            if create:
+                create_folder(root, parents=True)
+            elif not holds_storage(root):
+                raise StorageError(
+                    f"there is no storage in {root}; check storage.dir_cache, or start the server once, "
+                    "which creates it"
+                )
             _warn_if_open_to_others(root)
             self._leases = DirectoryLeases(root, instance, clock)
             self._files.look_around(self._leases.is_alive)
-            self._place = Place(root, self._leases.mark)
+            self._place = Place(root, self._leases.mark, remedy)
         self._index = DirectoryIndex(root, self._place, clock)
         # What waits for a lock, or for the disk to take something, keeps no thread from reads.
         self._reading = Threads(_THREADS, "storage-read")

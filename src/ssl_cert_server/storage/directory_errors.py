@@ -14,7 +14,7 @@ from ssl_cert_server.files import NotRegular
 
 _FULL = "make room there (df -h), or remove files where inodes are what is missing (df -i)"
 _READ_ONLY = "mount it writable again; after errors of the disk the system mounts it read-only by itself (dmesg)"
-_REFUSED = "the server's user must own it, and be able to read and write it (chown, chmod u+rw)"
+_REFUSED = "the server's user must own it, and be able to read and write it (chown, chmod -R u+rwX)"
 _IRREGULAR = "remove it, or put the file back in its place"
 _FAULTY = "the disk, or the way to it, is failing (dmesg)"
 
@@ -28,6 +28,10 @@ _REMEDIES = {
     errno.EIO: _FAULTY,
     errno.EMFILE: "raise the limit of open files (LimitNOFILE, ulimit -n)",
     errno.ENFILE: "raise the machine's limit of open files (sysctl fs.file-max)",
+    errno.ENOENT: "create the missing directory or file (mkdir -p), or correct the path",
+    errno.ENOTDIR: "a file is in the place of a directory: move it away, or correct the path",
+    errno.EEXIST: "a file is in the place of a directory: move it away, or correct the path",
+    errno.EISDIR: "a directory is in the place of a file: move it away",
     errno.ENOTCONN: "the file system is gone: mount it again",
     errno.ENODEV: "the file system is gone: mount it again",
 }
@@ -78,10 +82,14 @@ def _code(error: sqlite3.Error) -> int:
     return int(getattr(error, "sqlite_errorcode", 0))
 
 
-def replaced(path: Path) -> OSError:
-    """Make the error for a directory that isn't the one that was opened."""
-    words = "another directory is in its place now; mount the right one or move it back, or restart the server"
-    return OSError(errno.ESTALE, words, os.fspath(path))
+def replaced(path: Path, remedy: str) -> OSError:
+    """Return the error for a directory that isn't the one that was opened."""
+    return OSError(errno.ESTALE, f"another directory is in its place now; {remedy}", os.fspath(path))
+
+
+def missing(path: Path, remedy: str) -> OSError:
+    """Return the error for an opened directory that is gone."""
+    return OSError(errno.ESTALE, f"the directory {path} is gone; {remedy}", os.fspath(path))
 
 
 def _words(what: str, reason: str, remedy: str | None) -> str:

@@ -117,12 +117,24 @@ def read_file(path: Path) -> bytes | None:
 
 
 def file_names(folder: Path) -> Iterator[str]:
-    """Iterate over the names of the files in a folder, hidden ones left out."""
+    """Iterate over the names of the entries in a folder that a value is, or should be, stored under.
+
+    Hidden ones are left out, and so are folders, unless a dot in the name says that a certificate should be there. A
+    named pipe, a device or a folder in the place of a file is found out when it is read.
+    """
     try:
         entries = os.scandir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return
     with entries:
         for entry in entries:
-            if not entry.name.startswith(".") and entry.is_file():
+            if not entry.name.startswith(".") and _is_for_value(entry):
                 yield entry.name
+
+
+def _is_for_value(entry: os.DirEntry[str]) -> bool:
+    if entry.is_file():
+        return True
+    if entry.is_dir():
+        return "." in entry.name
+    return Path(entry).exists()  # a symbolic link that leads nowhere counts as nothing

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from ssl_cert_server.storage.directory_errors import replaced
+from ssl_cert_server.storage.directory_errors import missing, replaced
 
 _NOT_GIVEN = frozenset({errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 """Root without CAP_CHOWN, an owner that a container's user namespace doesn't map, or a file system without owners."""
+
+REMEDY = "mount the right one or move it back, or restart the server"
+"""What to do about a directory that was removed or replaced while it was open."""
 
 
 class Place:
@@ -18,19 +22,23 @@ class Place:
     There every certificate would seem to be missing, and be issued anew.
     """
 
-    def __init__(self, root: Path, mark: Path) -> None:
-        """``mark`` is a file in it that no other directory has."""
+    def __init__(self, root: Path, mark: Path, remedy: str = REMEDY) -> None:
+        """``mark`` is a file in it that no other directory has; ``remedy`` says what to do once it is gone."""
         self._root = root
         self._mark = mark
+        self._remedy = remedy
         self._identity = identity(root)
 
     def check(self) -> None:
         """:raises OSError: the directory is gone, or another one."""
-        found = identity(self._root)
+        try:
+            found = identity(self._root)
+        except FileNotFoundError:
+            raise missing(self._root, self._remedy) from None
         if found == self._identity:
             return
         if not self._mark.exists():
-            raise replaced(self._root)
+            raise replaced(self._root, self._remedy)
         self._identity = found  # mounted anew, under another number
 
 
@@ -56,10 +64,24 @@ def make_folder(folder: Path, *, durable: bool = True) -> None:
         sync_folder(folder.parent)
 
 
-def create_folder(folder: Path, *, parents: bool = False) -> None:
-    """Create a folder, 0700, unless it exists; it gets the owner of its parent."""
+def holds_storage(root: Path) -> bool:
+    """Return whether a directory holds a storage: what a server made, or the files of one to be taken over.
+
+    A directory that is missing holds none, nor does an empty one, as under a file system that is not mounted.
+
+    :raises OSError: it can't be listed.
+    """
+    with suppress(FileNotFoundError), os.scandir(root) as entries:
+        return any(entry.name == "_leases" or not entry.is_dir() for entry in entries)
+    return False
+
+
+def create_folder(folder: Path, *, parents: bool = False, mode: int = 0o700) -> None:
+    """Create a folder unless it exists, and with ``parents`` those above it; each gets the owner of its parent."""
+    if parents and not folder.parent.exists():
+        create_folder(folder.parent, parents=True, mode=0o777)
     try:
-        folder.mkdir(mode=0o700, parents=parents)
+        folder.mkdir(mode=mode)
     except FileExistsError:
         if not folder.is_dir():
             raise

@@ -25,6 +25,10 @@ _FOLDERS = ("_ocsp/",)
 _COPIED = "_issued/"
 """Copied, so that it can be restored together with the certificate, but never served: it decides about issuances."""
 
+_AWAY = (
+    "see that the storage runs and can be reached from here; nothing needs a restart, and certificates that were read "
+    "before are served meanwhile"
+)
 _NEVER = frozenset({"acme_account+key"})
 
 
@@ -89,6 +93,16 @@ class MirroredStorage(StorageWrapper):
             return False
         self._copies.forget(key)
         return True
+
+    async def copy(self, key: str) -> bool:
+        """Read a key from ``primary`` alone and have it copied; return whether it has a value.
+
+        :raises StorageError: ``primary`` doesn't answer, or did not a moment ago.
+        """
+        if self._clock.monotonic() < self._away_until:
+            raise StorageError(f"can't read {key}: storage is away")
+        read = self._read_through if key.startswith(_COPIED) else self._read
+        return await read(key) is not None
 
     async def acquire(self, name: str, seconds: float) -> Lease | None:
         lease = await self._inner.acquire(name, seconds)
@@ -189,7 +203,7 @@ class MirroredStorage(StorageWrapper):
 
     def _note_away(self, error: StorageError) -> None:
         if not self._away:
-            _log.error("storage.away", reason=str(error), remedy="certificates that were served before still are")
+            _log.error("storage.away", reason=str(error), remedy=_AWAY)
         self._away = True
         self._away_until = self._clock.monotonic() + self._pause * (1 - self._clock.random() / 4)
         self._pause = min(self._pause * 2, _PAUSES[1])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from ssl_cert_server.errors import StorageError
+from ssl_cert_server.log_interval import LogInterval
 from ssl_cert_server.storage.base import Storage
 
 _log = structlog.get_logger()
@@ -44,6 +45,7 @@ class Copies:
         self._waiting: asyncio.Queue[str] = asyncio.Queue(_WAITING)
         self._values: dict[str, _Waiting] = {}
         self._copying: asyncio.Task[None] | None = None
+        self._log_interval = LogInterval()
 
     def add(self, key: str, value: bytes | None, *, written: bool = False) -> None:
         """Have a value copied, or its copy removed; what comes faster than that waits until it is read another time.
@@ -81,7 +83,9 @@ class Copies:
                 await self._copy(key, self._values.pop(key))
             except StorageError as error:
                 self._known.pop(key, None)
-                _log.warning("storage.not_mirrored", cert_key=key, reason=str(error))
+                # Each value fails for the same reason, and is tried again each time it is read.
+                if self._log_interval.over():
+                    _log.warning("storage.not_mirrored", cert_key=key, reason=str(error))
 
     async def _copy(self, key: str, new: _Waiting) -> None:
         copy = await self._mirror.get(key)

@@ -13,6 +13,9 @@ from ssl_cert_server.storage.wrapper import StorageWrapper
 
 _log = structlog.get_logger()
 
+REMEDY = "it is opened again, or created, within 15 s, and filled"
+"""What becomes of a mirror whose directory was removed or replaced while the server runs."""
+
 MARKER = "_mirror/filled"
 """Stored once the copies in use are in the mirror; where it is missing, the mirror is new or was emptied."""
 

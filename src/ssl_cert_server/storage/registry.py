@@ -25,7 +25,6 @@ _ALIASES = {"directory": "dir_cache"}
 _RESERVED = frozenset({"memory", "seal", "type"})
 """Names that no package's backend can have: they mean something in the configuration."""
 
-_NEEDED = {"redis": "redis", "postgres": "psycopg with its pool"}
 _NEAR = 0.6
 
 
@@ -55,35 +54,46 @@ def resolve_kind(kind: str) -> str:
     raise ValueError(f"no such storage; there are {', '.join(known)}")
 
 
-def open_backend(kind: str, settings: Mapping[str, object], clock: Clock) -> Storage:
+def open_backend(kind: str, settings: Mapping[str, object], clock: Clock, *, create: bool = True) -> Storage:
     """Open a backend: ours with its settings' fields by name, another package's with what its section holds.
+
+    With ``create`` off, a directory or PostgreSQL schema that is missing is not created. Redis needs no creating, and
+    other packages' backends decide for themselves.
 
     :raises StorageError: it can't be loaded or opened.
     """
     if is_foreign(kind):
         return _open_foreign(_foreign()[kind], settings, clock)
-    return _OURS[resolve_kind(kind)](settings, clock)
+    return _OURS[resolve_kind(kind)](settings, clock, create)
 
 
-def _open_directory(settings: Mapping[str, object], clock: Clock) -> Storage:
-    return cast(Storage, _from("directory", "DirectoryStorage")(settings["path"], clock))
+def _open_directory(settings: Mapping[str, object], clock: Clock, create: bool) -> Storage:  # noqa: FBT001
+    return cast(Storage, _from("directory", "DirectoryStorage")(settings["path"], clock, create=create))
 
 
-def _open_redis(settings: Mapping[str, object], clock: Clock) -> Storage:
+def _open_redis(settings: Mapping[str, object], clock: Clock, create: bool) -> Storage:  # noqa: ARG001, FBT001
     return cast(Storage, _from("redis", "RedisStorage")(_from("redis", "RedisSettings")(**settings), clock))
 
 
-def _open_postgres(settings: Mapping[str, object], clock: Clock) -> Storage:
-    return cast(Storage, _from("postgres", "PostgresStorage")(_from("postgres", "PostgresSettings")(**settings), clock))
+def _open_postgres(settings: Mapping[str, object], clock: Clock, create: bool) -> Storage:  # noqa: FBT001
+    opened = _from("postgres", "PostgresSettings")(**settings)
+    return cast(Storage, _from("postgres", "PostgresStorage")(opened, clock, create=create))
 
 
 def _from(module: str, name: str) -> Callable[..., object]:
     try:
         found = getattr(importlib.import_module(f"ssl_cert_server.storage.{module}"), name)
     except ImportError as error:
-        needed = f"; it needs the package {_NEEDED[module]}" if module in _NEEDED else ""
-        raise StorageError(f"storage.type {module} can't be loaded: {error}{needed}") from error
+        # The missing module may be one that the package itself needs, and not the package.
+        raise StorageError(
+            f"storage.type {module} can't be loaded: {_missing(error)}; install ssl-cert-server again with all that "
+            "it needs (pip install -r requirements.lock, or make run)"
+        ) from error
     return cast(Callable[..., object], found)
+
+
+def _missing(error: ImportError) -> str:
+    return f"the Python module {error.name} is missing" if isinstance(error, ModuleNotFoundError) else str(error)
 
 
 def _open_foreign(entry: EntryPoint, settings: Mapping[str, object], clock: Clock) -> Storage:
@@ -108,4 +118,8 @@ def _taken() -> frozenset[str]:
     return _RESERVED | _OURS.keys() | _ALIASES.keys()
 
 
-_OURS: Mapping[str, Factory] = {"dir_cache": _open_directory, "redis": _open_redis, "postgres": _open_postgres}
+_OURS: Mapping[str, Callable[[Mapping[str, object], Clock, bool], Storage]] = {
+    "dir_cache": _open_directory,
+    "redis": _open_redis,
+    "postgres": _open_postgres,
+}

@@ -17,6 +17,7 @@ from ssl_cert_server.errors import LeaseLost, StorageError
 from ssl_cert_server.storage.base import CHANGES_KEPT, Due, Lease
 from ssl_cert_server.storage.postgres import PostgresSettings, PostgresStorage, changes, due, leases, values
 from tests.integration.postgres.conftest import PostgresBackend
+from tests.support.clock import ManualClock
 
 NOW = 1_800_000_000.0
 LATER = 4e9  # a deadline that is never over
@@ -370,6 +371,17 @@ async def test_many_instances_that_start_at_once_make_one_schema(backend: Postgr
     await asyncio.gather(*(one.put(f"key{number}", b"value") for number, one in enumerate(instances)))
     assert sorted([key async for key in instances[0].list()]) == [f"key{number}" for number in range(8)]
     assert backend.server.execute(f"SELECT version FROM {backend.schema}.schema_version") == [(1,)]
+
+
+async def test_a_missing_schema_is_not_created_where_it_has_to_exist(backend: PostgresBackend) -> None:
+    command = PostgresStorage(backend.settings(), ManualClock(), create=False)
+    with pytest.raises(StorageError, match=rf"there is no storage in PostgreSQL's schema {backend.schema}; check"):
+        await command.get("a.example.com")
+    found = backend.server.execute("SELECT 1 FROM pg_tables WHERE schemaname = %s", [backend.schema])
+    assert found == []
+    await backend.open().put("a.example.com", b"value")
+    assert await command.get("a.example.com") == b"value"
+    await command.close()
 
 
 async def test_an_older_server_leaves_a_newer_schema_alone(backend: PostgresBackend) -> None:

@@ -164,6 +164,8 @@ def test_a_path_that_cannot_be_written_is_one_clear_line(cli: Cli, path: str, re
     result = cli(COMMAND, "--out", path)
     assert (result.code, result.out) == (1, "")
     assert result.err.startswith(f"ssl-cert-server: can't write {path}: ")
-    assert any(result.err.endswith(f"{each}\n") for each in reason.split("|"))
+    assert any(
+        result.err.endswith(f": {each}; create its directory, or name another file\n") for each in reason.split("|")
+    )
     assert result.err.count("\n") == 1
     assert {each.name for each in Path().iterdir()} == {"folder", "a-file"}

@@ -4,10 +4,12 @@ from pathlib import Path
 
 from cryptography import x509
 
+from tests.support.new_storage import make_storage
 from tests.unit.cli.support import Cli
 
 
 def test_root_is_printed_and_the_same_each_time(cli: Cli) -> None:
+    make_storage(Path("secret-dir"))
     first, second = cli("local-ca", "root"), cli("local-ca", "root")
     assert (first.code, second.code) == (0, 0)
     assert first.out == second.out
@@ -17,6 +19,7 @@ def test_root_is_printed_and_the_same_each_time(cli: Cli) -> None:
 
 
 def test_the_key_stays_where_it_is(cli: Cli) -> None:
+    make_storage(Path("secret-dir"))
     result = cli("local-ca", "root")
     assert "PRIVATE KEY" not in result.out + result.err
     kept = Path("secret-dir/_local_ca/root")
@@ -26,6 +29,7 @@ def test_the_key_stays_where_it_is(cli: Cli) -> None:
 
 def test_the_configurations_storage_is_used(cli: Cli) -> None:
     Path("c.yaml").write_text("storage: {dir_cache: elsewhere}\n")
+    make_storage(Path("elsewhere"))
     outputs = [cli("local-ca", "root", option, "c.yaml").out for option in ("-c", "--config", "-config")]
     assert len(set(outputs)) == 1
     assert Path("elsewhere/_local_ca/root").exists()
@@ -34,6 +38,7 @@ def test_the_configurations_storage_is_used(cli: Cli) -> None:
 
 def test_the_customary_file_is_used_where_there_is_one(cli: Cli) -> None:
     Path("conf.yaml").write_text("storage: {dir_cache: customary}\n")
+    make_storage(Path("customary"))
     assert cli("local-ca", "root").code == 0
     assert Path("customary/_local_ca/root").exists()
 

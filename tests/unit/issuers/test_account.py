@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 
 import httpx2
@@ -13,6 +14,7 @@ from structlog.testing import capture_logs
 from ssl_cert_server.acme.jose import AccountKey
 from ssl_cert_server.errors import AccountRefused, AcmeError, CaProblem, StorageError
 from ssl_cert_server.issuers.account import AccountPlace, AcmeAccount
+from ssl_cert_server.storage.removals import load_removals
 from tests.support.fake_ca import FakeCa, problem
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaks import assert_no_key
@@ -416,6 +418,32 @@ async def test_an_account_that_was_ended_is_not_written_back(
         await works(account)
     assert await storage.get(PLACE.key) != old
     assert [account.status for account in fake_ca.accounts] == ["deactivated", "valid"]
+
+
+async def test_a_key_that_was_changed_is_not_written_back_by_an_instance_that_missed_the_change(
+    make_account: MakeAccount, fake_ca: FakeCa, storage: FaultyStorage
+) -> None:
+    running = make_account()
+    await running.session()
+    old = await storage.get(PLACE.key)
+    await make_account().change_key()
+    await make_account().deactivate()
+    await works(running)
+    assert await storage.get(PLACE.key) != old
+    assert [account.status for account in fake_ca.accounts] == ["deactivated", "valid"]
+
+
+@pytest.mark.parametrize("at", ["the CA has done it", "the next key is in its place"])
+async def test_a_change_that_a_crash_cut_short_removes_the_old_key_alone(
+    make_account: MakeAccount, fake_ca: FakeCa, storage: FaultyStorage, at: str
+) -> None:
+    await make_account().session()
+    old = await storage.get(PLACE.key)
+    await crash_while_changing(make_account(), fake_ca, storage, at)
+    await works(make_account())
+    new = await storage.get(PLACE.key)
+    assert [*await load_removals(storage, PLACE.key)] == [hashlib.sha256(old or b"").hexdigest()]
+    assert new != old
 
 
 # --- a key that can't be used

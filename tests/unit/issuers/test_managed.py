@@ -18,6 +18,7 @@ from tests.support.certs import DAY, make_pair
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaks import assert_no_key
+from tests.support.loop_time import LoopTime
 
 NAME, KEY = "a.example", "managed.pem"
 FIRST, SECOND = make_pair([NAME]), make_pair([NAME])
@@ -219,6 +220,64 @@ async def test_storage_that_fails_is_survived(
     await storage.put(KEY, SECOND.stored)
     await clock.advance(LOOK)
     assert await watched.obtain(NAME, Subject(KEY)) == parse_certificate(SECOND.stored)
+
+
+def unreadable(logs: list[MutableMapping[str, Any]]) -> list[tuple[str, str, str | None]]:
+    found = [log for log in logs if log["event"] == "managed.unreadable"]
+    return [(log["log_level"], log["reason"], log["still_served"]) for log in found]
+
+
+@pytest.mark.parametrize("served", [False, True])
+async def test_one_that_can_not_be_read_is_logged_once_a_minute_and_by_whether_anything_is_served(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, served: bool
+) -> None:
+    loop_time = LoopTime()
+    fingerprint = None
+    if served:
+        await storage.put(KEY, FIRST.stored)
+        fingerprint = (await watched.obtain(NAME, Subject(KEY))).fingerprint
+    line = ("warning" if served else "error", f"can't get {KEY}: the disk is gone", fingerprint)
+    storage.break_down("get")
+    with capture_logs() as logs:
+        await clock.advance(50 * LOOK)
+    assert unreadable(logs) == [line]
+    with capture_logs() as logs:
+        for _ in range(3):
+            await loop_time.advance(61)
+            await clock.advance(10 * LOOK)
+    assert unreadable(logs) == [line] * 3
+
+
+async def test_another_reason_for_which_one_can_not_be_read_is_logged_at_once_and_so_is_the_next_failure(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "first"
+
+    async def fail(key: str) -> bytes | None:
+        raise StorageError(reason)
+
+    with capture_logs() as logs:
+        with monkeypatch.context() as patches:
+            patches.setattr(storage, "get", fail)
+            await clock.advance(5 * LOOK)
+            reason = "second"
+            await clock.advance(5 * LOOK)
+        await clock.advance(LOOK)
+        monkeypatch.setattr(storage, "get", fail)
+        await clock.advance(5 * LOOK)
+    assert [reason for _, reason, _ in unreadable(logs)] == ["first", "second", "second"]
+
+
+async def test_an_expired_one_in_memory_is_not_said_to_be_served(
+    watched: ManagedCertificates, storage: FaultyStorage, clock: ManualClock
+) -> None:
+    await storage.put(KEY, make_pair([NAME], end=START + 60).stored)
+    await watched.obtain(NAME, Subject(KEY))
+    clock.jump(60)
+    storage.break_down("get")
+    with capture_logs() as logs:
+        await clock.advance(LOOK)
+    assert [(level, served) for level, _, served in unreadable(logs)] == [("error", None)]
 
 
 @pytest.mark.parametrize("keys", [["one", "two", "three"]])

@@ -278,3 +278,46 @@ async def test_a_newer_one_takes_the_place_of_the_older(it: Room) -> None:
     await it.hold()
     await it.work.mend("a.com")
     assert await it.stored() == NEW.stored
+
+
+async def test_a_broken_one_is_logged_once_and_written_back(it: Room) -> None:
+    await it.hold()
+    await it.storage.put("a.com", b"rubbish")
+    it.storage.break_down("put", key="a.com")
+    with capture_logs() as logs:
+        await it.start()
+        for _ in range(200):
+            await it.clock.advance(1)
+        assert await it.stored() == b"rubbish"
+        it.storage.repair()
+        for _ in range(100):
+            await it.clock.advance(1)
+    assert await it.stored() == NEW.stored
+    found = [log for log in logs if log["event"] == "certificate.unusable"]
+    assert [(log["cert_key"], log["reason"]) for log in found] == [("a.com", "no private key in the PEM data")]
+    assert [log["event"] for log in logs].count("certificate.written_back") == 1
+    await it.stop()
+
+
+async def test_a_broken_one_of_an_operators_is_not_written_over(it: Room) -> None:
+    await it.hold(make_certificate("shop.net"), "shop")
+    await it.storage.put("shop", b"rubbish")
+    it.work.look_at_all()
+    await it.start()
+    for _ in range(100):
+        await it.clock.advance(1)
+    assert await it.stored("shop") == b"rubbish"
+    await it.stop()
+
+
+async def test_one_in_memory_whose_stored_value_can_not_be_read_is_logged_once_a_minute(it: Room) -> None:
+    await it.hold()
+    await it.storage.put("a.com", NEW.stored)
+    it.storage.break_down("get", key="a.com")
+    with capture_logs() as logs:
+        await it.start()
+        for _ in range(200):
+            await it.clock.advance(1)
+    found = [log["reason"] for log in logs if log["event"] == "storage.passed_over"]
+    assert found == ["can't get a.com: the disk is gone"]
+    await it.stop()

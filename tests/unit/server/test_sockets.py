@@ -86,3 +86,8 @@ def test_all_addresses_or_none(listening: list[socket.socket]) -> None:
         _connect(first)
     _bind(listening, first)
     _connect(first)
+
+
+def test_the_missing_directory_of_a_unix_socket_is_told_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"No such file or directory; create the directory of the socket, or change"):
+        bind([UnixAddress(tmp_path / "missing" / "socket")])

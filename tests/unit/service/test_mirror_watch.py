@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,9 +17,12 @@ from ssl_cert_server.storage.base import Storage
 from ssl_cert_server.storage.directory import DirectoryStorage
 from ssl_cert_server.storage.guarded import GuardedStorage
 from ssl_cert_server.storage.mirror import MirroredStorage
-from ssl_cert_server.storage.mirror_directory import MirrorDirectory
+from ssl_cert_server.storage.mirror_directory import REMEDY, MirrorDirectory
+from ssl_cert_server.storage.seal import Sealer, SealKey, is_sealed
+from ssl_cert_server.storage.sealed import SealedStorage
 from tests.support.clock import ManualClock
 from tests.support.faulty_storage import FaultyStorage
+from tests.support.loop_time import LoopTime
 from tests.support.waiting import wait_until_async
 
 USED = ["a.com", "b.com"]
@@ -35,12 +39,16 @@ class Room:
         self.directory = MirrorDirectory(self._open)
         guarded = GuardedStorage(self.primary, self.directory)
         self.storage = MirroredStorage(guarded, self.directory, self.clock)
-        self.watch = MirrorWatch(self.directory, self.storage, guarded, self.storage, self.clock, lambda: USED)
+        self.memory: dict[str, bytes] = {}
+        self.copies = SealedStorage(self.directory, Sealer(()))
+        self.watch = MirrorWatch(
+            self.directory, self.storage, guarded, self.copies, self.clock, lambda: USED, self.memory.get
+        )
 
     def _open(self) -> Storage:
         if self.refused:
             raise StorageError("the disk is gone")
-        return DirectoryStorage(self.mirror, SystemClock())
+        return DirectoryStorage(self.mirror, SystemClock(), remedy=REMEDY)
 
     async def fill(self) -> None:
         for name in USED:
@@ -100,7 +108,63 @@ async def test_one_that_can_not_be_made_is_tried_again(it: Room) -> None:
     await it.wait()
 
 
-async def test_while_storage_is_away_nothing_is_copied_and_nothing_fails(it: Room) -> None:
+async def test_while_storage_is_away_it_is_filled_from_memory_and_again_from_storage_afterwards(it: Room) -> None:
+    shutil.rmtree(it.mirror)
+    it.memory.update(dict.fromkeys(USED, b"in memory"))
+    it.primary.break_down("get")
+    with capture_logs() as logs:
+        await it.watch.look()
+    [filled] = [log for log in logs if log["event"] == "storage.mirror_filled"]
+    assert (filled["certificates"], filled["from_memory"]) == (2, 2)
+    assert [(it.mirror / name).read_bytes() for name in USED] == [b"in memory"] * 2
+    assert not (it.mirror / "_issued" / "a.com").exists()
+    await it.watch.look()
+    await it.clock.advance(31)
+    it.primary.repair()
+    await it.watch.look()
+    await it.wait()
+    await wait_until_async(lambda: all((it.mirror / name).read_bytes() == b"certificate" for name in USED))
+
+
+async def test_while_it_is_removed_the_log_says_that_it_is_opened_again_by_itself(it: Room) -> None:
+    shutil.rmtree(it.mirror)
+    await it.primary.put("c.com", b"certificate")
+    with capture_logs() as logs:
+        await it.storage.get("c.com")
+        await wait_until_async(lambda: bool(logs))
+    [log] = logs
+    assert log["event"] == "storage.not_mirrored"
+    assert log["reason"].endswith(f"the directory {it.mirror} is gone; {REMEDY}")
+
+
+async def test_what_is_filled_from_memory_is_sealed_where_storage_is(it: Room) -> None:
+    shutil.rmtree(it.mirror)
+    it.memory["a.com"] = b"in memory"
+    it.copies._sealer = Sealer([SealKey(bytes(32))])
+    it.primary.break_down("get")
+    await it.watch.look()
+    assert is_sealed((it.mirror / "a.com").read_bytes())
+    assert await it.copies.get("a.com") == b"in memory"
+
+
+async def test_one_that_stays_unusable_is_logged_once_a_minute(it: Room) -> None:
+    loop_time = LoopTime()
+    shutil.rmtree(it.mirror)
+    it.refused = True
+    with capture_logs() as logs:
+        watching = asyncio.ensure_future(it.watch.run())
+        for _ in range(3):
+            await wait_until_async(lambda: bool(it.clock._sleepers))
+            await it.clock.advance(13)
+        await loop_time.advance(61)
+        await it.clock.advance(13)
+        await wait_until_async(lambda: len(logs) >= 2)
+        watching.cancel()
+    assert {log["event"] for log in logs} == {"storage.mirror_unusable"}
+    assert len(logs) == 2
+
+
+async def test_while_storage_is_away_nothing_that_is_not_in_memory_is_copied_and_nothing_fails(it: Room) -> None:
     shutil.rmtree(it.mirror)
     it.primary.break_down("get")
     await it.watch.look()

@@ -104,11 +104,42 @@ async def test_an_expired_one_is_not_given(it: Room) -> None:
     assert it.lost() == []
 
 
-async def test_what_can_not_be_parsed_is_passed_over_and_not_written_over(it: Room) -> None:
-    await it.primary.put("a.com", b"rubbish")
+@pytest.mark.parametrize("key", ["a.com", ROOT_KEY])
+@pytest.mark.parametrize("place", ["memory", "mirror"])
+async def test_what_can_not_be_parsed_is_passed_over_and_mended(it: Room, place: str, key: str) -> None:
+    await it.primary.put(key, b"rubbish")
+    if place == "memory":
+        it.memory[key] = OLD.stored
+    else:
+        await it.copies.put(key, OLD.stored)
+    if (key, place) != (ROOT_KEY, "memory"):  # the local CA does not read the root that it has in memory
+        assert await it.storage.get(key) == OLD.stored
+        assert it.lost() == [key]
+    finding = await it.retention.examine(key)
+    assert finding is not None
+    assert (finding.action, finding.value) == (Action.RESTORE, OLD.stored)
+    assert finding.broken == "no private key in the PEM data"
+
+
+async def test_an_operators_that_can_not_be_parsed_is_left_to_the_operator(it: Room) -> None:
+    await it.primary.put("shop", b"rubbish")
+    it.memory["shop"] = OLD.stored
+    await it.copies.put("shop", OLD.stored)
+    assert await it.storage.get("shop") == b"rubbish"
+    assert await it.action("shop") is None
+
+
+async def test_one_that_was_removed_does_not_replace_a_broken_one(it: Room) -> None:
     it.memory["a.com"] = OLD.stored
-    assert await it.storage.get("a.com") == OLD.stored
+    await it.remove(OLD.fingerprint)
+    await it.primary.put("a.com", b"rubbish")
     assert await it.action() is None
+
+
+@pytest.mark.parametrize("key", ["a.com", "shop", ROOT_KEY])
+async def test_what_can_not_be_parsed_never_takes_the_place_of_a_good_copy(it: Room, key: str) -> None:
+    assert not await it.retention.may_replace(key, OLD.stored, b"rubbish")
+    assert await it.retention.may_replace(key, b"rubbish", OLD.stored)
 
 
 async def test_a_removed_one_is_not_given_whoever_holds_it(it: Room) -> None:

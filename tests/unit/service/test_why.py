@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 
-from ssl_cert_server.model import KeyFamily, OpenOrder
+from ssl_cert_server.errors import CertServerError, InvalidCertificate
+from ssl_cert_server.issuers.local_ca import ROOT_KEY, LocalCa
+from ssl_cert_server.issuers.managed import ManagedCertificates
+from ssl_cert_server.issuers.self_signed import SelfSignedIssuer
+from ssl_cert_server.model import Certificate, KeyFamily, OpenOrder, Subject
 from ssl_cert_server.ocsp.codec import OcspStatus
 from ssl_cert_server.ocsp.staples import Staple, save_staple
+from ssl_cert_server.pki.signing import Validity, make_root
 from ssl_cert_server.service.policy import Policy, PolicyRules, SelfSignedRule
+from ssl_cert_server.service.readiness import Readiness
 from ssl_cert_server.service.records import IssuedRecord, save_record
+from ssl_cert_server.service.remedies import OUTCOME_REMEDIES, Outcome
 from ssl_cert_server.service.state import NameState, save_state
 from ssl_cert_server.service.verdicts import SharedVerdicts
 from ssl_cert_server.service.why import explain
 from ssl_cert_server.storage.base import Due
+from ssl_cert_server.storage.write_watch import WriteWatch
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.leaks import assert_no_key
@@ -34,7 +43,8 @@ CLOCK = ManualClock()
 
 
 async def why(name: str, storage: FaultyStorage, policy: Policy = POLICY, family: KeyFamily | None = None) -> str:
-    return await explain(name, policy, storage, CLOCK, family, renewals="renewal")
+    trouble = Readiness(WriteWatch(storage, CLOCK), CLOCK).trouble
+    return await explain(name, policy, storage, CLOCK, family, renewals="renewal", trouble=trouble)
 
 
 async def _keep(storage: FaultyStorage, state: NameState, cert_key: str = "a.com") -> None:
@@ -72,7 +82,7 @@ async def test_what_nothing_covers_and_how_to_have_it_covered(storage: FaultySto
 
 
 async def test_what_is_stored_who_issued_it_and_when_it_is_renewed(storage: FaultyStorage) -> None:
-    assert "stored: nothing under a.com; the first request" in await why("a.com", storage)
+    assert "next:   the next request has it issued" in await why("a.com", storage)
     certificate = make_certificate("a.com", end=START + 3 * DAY)
     await storage.put("a.com", certificate.stored)
     record = IssuedRecord(
@@ -116,7 +126,7 @@ async def test_the_last_failure_the_next_try_and_what_to_do(storage: FaultyStora
     await _keep(storage, NameState(2, START - 60, START + 600, error))
     said = await why("a.com", storage)
     assert f"failed: 2027-01-15 07:59:00 UTC, 2 in a row: {error}" in said
-    assert "tried again from 2027-01-15 08:10:00 UTC; requests before then are refused" in said
+    assert "next:   tried again not before 2027-01-15 08:10:00 UTC, in 10 min; requests before then are refused" in said
     assert remedy in said
 
 
@@ -124,13 +134,13 @@ async def test_a_wait_that_is_no_failure(storage: FaultyStorage) -> None:
     await _keep(storage, NameState(0, START, 0.0, "a.com: no room for more new orders"))
     said = await why("a.com", storage)
     assert "waits:  2027-01-15 08:00:00 UTC: a.com: no room for more new orders" in said
-    assert "tried again at the next request or renewal" in said
+    assert "next:   the next request has it issued" in said
 
 
 async def test_when_there_may_be_room(storage: FaultyStorage) -> None:
     await _keep(storage, NameState(0, START - 60, 0.0, "a.com: no room for more new orders", expected_at=START + 600))
     said = await why("a.com", storage)
-    assert "there may be room from 2027-01-15 08:10:00 UTC" in said
+    assert "there may be room from 2027-01-15 08:10:00 UTC, in 10 min" in said
     assert "configure another CA after this one" in said
 
 
@@ -195,4 +205,189 @@ async def test_the_staple_of_one_that_may_have_one(storage: FaultyStorage, stapl
         staple = replace(staple, fingerprint=certificate.fingerprint)
     if staple.fingerprint:
         await save_staple(storage, "a.com", staple)
+    assert words in await why("a.com", storage)
+
+
+# --- what is served, by the check that serving makes
+
+LEAF = make_certificate("elsewhere.com")
+EXPIRED = make_certificate("m.com", start=START - 2 * DAY, end=START - DAY)
+EARLY = make_certificate("m.com", start=START + DAY)
+FALLBACK = Policy(PolicyRules(self_signed=SelfSignedRule("fallback")))
+
+
+@pytest.mark.parametrize("certificate", [LEAF, EXPIRED, EARLY], ids=["of another name", "expired", "early"])
+async def test_a_managed_certificate_is_of_use_where_it_is_served(
+    storage: FaultyStorage, certificate: Certificate
+) -> None:
+    await storage.put("own", certificate.stored)
+    managed = ManagedCertificates(storage, CLOCK, ["own"], lambda *_: None)
+    try:
+        await managed.obtain("m.com", Subject("own"))
+        served = True
+    except CertServerError:
+        served = False
+    said = await why("m.com", storage)
+    assert served == (certificate is LEAF)
+    assert ("of no use" in said) != served
+    assert ("do:" in said) != served
+    assert ("it does not cover m.com: clients that check names refuse it" in said) == served
+
+
+@pytest.mark.parametrize("certificate", [LEAF, EXPIRED, EARLY], ids=["of another name", "expired", "early"])
+async def test_a_self_signed_certificate_is_of_use_where_it_is_served(
+    storage: FaultyStorage, certificate: Certificate
+) -> None:
+    await storage.put("fallback", certificate.stored)
+    said = await why("b.com", storage, FALLBACK)
+    issuer = SelfSignedIssuer(storage, CLOCK, valid_days=365, organization=["Test"])
+    served = (await issuer.obtain("b.com", Subject("fallback"))).fingerprint == certificate.fingerprint
+    assert served == (certificate is LEAF)
+    assert ("of no use" in said) != served
+    assert ("do:     nothing: the next request has it made" in said) != served
+
+
+@pytest.mark.parametrize("stored", [b"rubbish", LEAF.stored], ids=["broken", "no root"])
+async def test_the_local_cas_root_is_of_use_where_leaves_are_signed_with_it(
+    storage: FaultyStorage, stored: bytes
+) -> None:
+    assert "do:     nothing: the next request has it made" in await why("x.test", storage)
+    await LocalCa(storage, CLOCK).root()
+    assert "do:" not in await why("x.test", storage)
+    await storage.put(ROOT_KEY, stored)
+    with pytest.raises(InvalidCertificate):
+        await LocalCa(storage, CLOCK).root()
+    assert f"stored: under {ROOT_KEY}, of no use: " in await why("x.test", storage)
+
+
+async def test_a_certificate_from_before_a_wildcard_was_configured_is_served(storage: FaultyStorage) -> None:
+    certificate = make_certificate("x.w.com")
+    await storage.put("x.w.com", certificate.stored)
+    said = await why("x.w.com", storage)
+    assert "stored: nothing under *.w.com" in said
+    assert "stored: under x.w.com, for x.w.com" in said
+    assert "it is served until there is one under *.w.com" in said
+    assert "do:" not in said
+
+
+# --- what becomes of the next request
+
+FAILED = NameState(2, START - 60, START + 600, "something nobody has heard of")
+
+
+async def _nothing(storage: FaultyStorage) -> None:
+    """Leave storage empty."""
+
+
+async def _unusable(storage: FaultyStorage) -> None:
+    for key in ("a.com", "own", ROOT_KEY):
+        await storage.put(key, b"rubbish")
+
+
+async def _expired_root(storage: FaultyStorage) -> None:
+    await storage.put(ROOT_KEY, make_root("a root", Validity(int(START - 2 * DAY), int(START - DAY))).stored)
+
+
+async def _failed(storage: FaultyStorage) -> None:
+    await _keep(storage, FAILED)
+
+
+async def _no_room(storage: FaultyStorage) -> None:
+    await _keep(storage, NameState(0, START - 60, 0.0, "no news from the CA", expected_at=START + 600))
+
+
+async def _placing(storage: FaultyStorage) -> None:
+    await _keep(storage, NameState(placing_at=START))
+
+
+async def _permitted(storage: FaultyStorage) -> None:
+    await SharedVerdicts(storage, CLOCK).allow("other.com", HOUR)
+
+
+async def _unwritable(storage: FaultyStorage) -> None:
+    await _failed(storage)
+    storage.break_down("put", "schedule")
+
+
+NOT_SERVED = [
+    (Outcome.NOT_PERMITTED, "b.com", Policy(PolicyRules()), _nothing),
+    (Outcome.MANAGED_MISSING, "m.com", POLICY, _nothing),
+    (Outcome.MANAGED_UNUSABLE, "m.com", POLICY, _unusable),
+    (Outcome.ROOT_UNUSABLE, "x.test", POLICY, _unusable),
+    (Outcome.ROOT_UNUSABLE, "x.test", POLICY, _expired_root),
+    (Outcome.MADE_BY_REQUEST, "x.test", POLICY, _nothing),
+    (Outcome.MADE_BY_REQUEST, "b.com", FALLBACK, _nothing),
+    (Outcome.ISSUED_BY_REQUEST, "a.com", POLICY, _nothing),
+    (Outcome.ISSUED_BY_REQUEST, "a.com", POLICY, _unusable),
+    (Outcome.ISSUED_BY_REQUEST, "other.com", POLICY, _permitted),
+    (Outcome.ASKED_BY_REQUEST, "other.com", POLICY, _nothing),
+    (Outcome.BEING_ORDERED, "a.com", POLICY, _placing),
+    (Outcome.BACKING_OFF, "a.com", POLICY, _failed),
+    (Outcome.WAITING, "a.com", POLICY, _no_room),
+    (Outcome.STORAGE_UNWRITABLE, "a.com", POLICY, _unwritable),
+    (Outcome.STORAGE_UNWRITABLE, "p1.com", POLICY, _unwritable),
+    (Outcome.STORAGE_UNWRITABLE, "b.com", FALLBACK, _unwritable),
+    (Outcome.STORAGE_UNWRITABLE, "x.test", POLICY, _unwritable),
+]
+
+
+@pytest.mark.parametrize(("outcome", "name", "policy", "prepare"), NOT_SERVED)
+async def test_whatever_is_not_served_has_one_line_that_says_what_to_do(
+    storage: FaultyStorage,
+    outcome: Outcome,
+    name: str,
+    policy: Policy,
+    prepare: Callable[[FaultyStorage], Awaitable[None]],
+) -> None:
+    await prepare(storage)
+    [line] = [line for line in (await why(name, storage, policy)).splitlines() if line.startswith("  do:")]
+    beginning, _, _ = OUTCOME_REMEDIES[outcome].partition("{")
+    assert line.removeprefix("  do:").lstrip().startswith(beginning)
+    assert "{" not in line
+
+
+def test_each_outcome_but_one_has_a_remedy_and_is_tested() -> None:
+    others = {*Outcome} - {Outcome.SERVED}
+    assert OUTCOME_REMEDIES.keys() == others
+    assert {outcome for outcome, *_ in NOT_SERVED} == others
+    assert len({*OUTCOME_REMEDIES.values()}) == len(others), "they are told apart by their words"
+
+
+async def test_while_a_name_is_in_back_off_no_request_is_said_to_have_it_issued(storage: FaultyStorage) -> None:
+    await _keep(storage, FAILED)
+    said = await why("a.com", storage)
+    assert "has it issued" not in said
+    assert "next:   tried again not before 2027-01-15 08:10:00 UTC, in 10 min" in said
+
+
+async def test_while_storage_can_not_be_written_nothing_is_said_to_be_issued(storage: FaultyStorage) -> None:
+    storage.break_down("put")
+    said = await why("a.com", storage)
+    assert "next:   nothing is issued while storage can't be written: can't put _state/~probe: the disk is gone" in said
+    storage.repair()
+    await storage.put("a.com", make_certificate("a.com").stored)
+    storage.break_down("put")
+    assert "can't be written" not in await why("a.com", storage), "what is served needs no writing"
+
+
+async def test_the_rehearsal_leaves_nothing_behind(storage: FaultyStorage) -> None:
+    await why("a.com", storage)
+    assert storage._values == {}
+
+
+async def test_a_served_name_whose_renewal_is_in_back_off_is_not_said_to_be_refused(storage: FaultyStorage) -> None:
+    await storage.put("a.com", make_certificate("a.com").stored)
+    await _keep(storage, FAILED)
+    said = await why("a.com", storage)
+    assert (
+        "next:   its renewal is tried again not before 2027-01-15 08:10:00 UTC, in 10 min; requests are served" in said
+    )
+    assert "refused" not in said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(40, "in 40 s"), (61, "in 2 min"), (4 * HOUR, "in 4 h"), (1.5 * DAY, "in 2 days")]
+)
+async def test_how_far_ahead_the_next_try_is(storage: FaultyStorage, seconds: float, words: str) -> None:
+    await _keep(storage, replace(FAILED, retry_at=START + seconds))
     assert words in await why("a.com", storage)

@@ -15,14 +15,18 @@ from structlog.testing import capture_logs
 
 from ssl_cert_server.clock import SystemClock
 from ssl_cert_server.errors import StorageError
+from ssl_cert_server.service.policy import Policy, PolicyRules
+from ssl_cert_server.service.readiness import Readiness
+from ssl_cert_server.service.why import explain
 from ssl_cert_server.storage.base import Due, Storage
 from ssl_cert_server.storage.directory import DirectoryStorage
+from ssl_cert_server.storage.write_watch import WriteWatch
 from tests.support.disks import Disk, become_nobody
 
 NOW = 1_800_000_000.0
 FULL = ("No space left on device", "disk is full", "File too large", "disk I/O error")
 READ_ONLY = ("Read-only file system", "readonly database", "Permission denied")
-GONE = ("another directory is in its place", "No such file or directory")
+GONE = ("another directory is in its place", "is gone; mount the right one", "No such file or directory")
 
 
 async def refused(work: Awaitable[object], *reasons: str, path: Path, remedy: str = "; ") -> None:
@@ -221,7 +225,26 @@ async def one_file_of_anothers(place: Path) -> None:
     await storage.close()
 
 
-CASES = (full, inodes, full_at_start, read_only, read_only_to_the_end, away, one_file_of_anothers)
+async def why_while_full(place: Path) -> None:
+    disk = Disk(place)
+    await (await filled(place)).close()
+    disk.fill()
+    clock = SystemClock()
+    storage = DirectoryStorage(place, clock)
+    policy = Policy(PolicyRules(domains=["new.example"]))
+    trouble = Readiness(WriteWatch(storage, clock), clock).trouble
+    told = await explain("new.example", policy, storage, clock, renewals="renewal", trouble=trouble)
+    assert "next:   nothing is issued while storage can't be written: " in told
+    assert "do:     make storage writable" in told
+    disk.make_room()
+    trouble = Readiness(WriteWatch(storage, clock), clock).trouble
+    told = await explain("new.example", policy, storage, clock, renewals="renewal", trouble=trouble)
+    assert "can't be written" not in told
+    assert "next:   the next request has it issued" in told
+    await storage.close()
+
+
+CASES = (full, inodes, full_at_start, why_while_full, read_only, read_only_to_the_end, away, one_file_of_anothers)
 
 if __name__ == "__main__":
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))

@@ -30,6 +30,7 @@ from ssl_cert_server.storage.directory import DirectoryStorage
 from ssl_cert_server.storage.directory_files import Files
 from tests.support.certs import make_pair
 from tests.support.clock import ManualClock
+from tests.support.disks import NOBODY
 from tests.support.leaks import assert_no_key
 from tests.support.loop_time import LoopTime
 
@@ -182,6 +183,33 @@ async def test_a_directory_open_to_others_is_told(root: Path, clock: ManualClock
     assert log["remedy"] == f"chmod 0700 {root}"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+async def test_a_directory_that_root_creates_belongs_to_the_owner_of_its_parent(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    parent = tmp_path / "home"
+    parent.mkdir()
+    os.chown(parent, NOBODY, NOBODY)
+    root = parent / "ssl" / "secret-dir"
+    await DirectoryStorage(root, clock).close()
+    created = [root.parent, root, *root.rglob("*")]
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in created} == {(NOBODY, NOBODY)}
+
+
+async def test_a_missing_one_is_not_created_where_it_has_to_exist(root: Path, clock: ManualClock) -> None:
+    with pytest.raises(StorageError, match=r"there is no storage in .*; check storage\.dir_cache"):
+        DirectoryStorage(root, clock, create=False)
+    assert not root.exists()
+    await DirectoryStorage(root, clock).close()
+    await DirectoryStorage(root, clock, create=False).close()
+
+
+async def test_a_removed_one_is_told_with_a_remedy(storage: DirectoryStorage, root: Path) -> None:
+    shutil.rmtree(root)
+    with pytest.raises(StorageError, match=rf"can't read .*: the directory {root} is gone; mount the right one"):
+        await storage.get("a.example")
+
+
 async def test_a_directory_of_our_own_needs_no_warning(root: Path, clock: ManualClock) -> None:
     with capture_logs() as logs:
         await DirectoryStorage(root, clock).close()
@@ -305,6 +333,25 @@ async def test_a_file_too_large_is_told_and_not_read_whole(storage: DirectorySto
         await storage.get("a.example")
 
 
+REMEDIES = {
+    errno.ENOENT: "create the missing directory",
+    errno.ENOTDIR: "a file is in the place of a directory",
+    errno.EEXIST: "a file is in the place of a directory",
+    errno.EACCES: "chown, chmod -R u+rwX",
+}
+
+
+@pytest.mark.parametrize("number", REMEDIES)
+async def test_what_is_missing_or_refused_is_told_with_a_remedy_that_fits_folders(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "open", failing(number))
+        with pytest.raises(StorageError) as failure:
+            await storage.put("a.example", b"value")
+    assert REMEDIES[number] in str(failure.value)
+
+
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
 def test_a_directory_that_cannot_be_written_is_told_at_open(
     root: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, number: int
@@ -320,7 +367,10 @@ def test_what_inside_the_directory_cannot_be_opened_is_named(root: Path, clock: 
     (root / ".lock").mkdir(parents=True)
     with pytest.raises(StorageError) as failure:
         DirectoryStorage(root, clock)
-    assert str(failure.value) == f"can't open {root} ({root / '.lock'}): Is a directory"
+    assert (
+        str(failure.value)
+        == f"can't open {root} ({root / '.lock'}): Is a directory; a directory is in the place of a file: move it away"
+    )
 
 
 def test_a_file_in_place_of_the_directory_is_told_at_open(root: Path, clock: ManualClock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint
@@ -80,10 +81,29 @@ def test_a_package_that_cannot_be_loaded_is_told(monkeypatch: pytest.MonkeyPatch
         open_backend("sqlite", {}, ManualClock())
 
 
-def test_a_part_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ssl_cert_server.storage.redis", None)
-    with pytest.raises(StorageError, match=r"storage.type redis can't be loaded: .*; it needs the package redis"):
-        open_backend("redis", {}, ManualClock())
+@pytest.mark.parametrize(("kind", "missing"), [("redis", "redis"), ("redis", "hiredis"), ("postgres", "psycopg_pool")])
+def test_a_module_that_is_missing_is_named_be_it_a_dependencys(
+    monkeypatch: pytest.MonkeyPatch, kind: str, missing: str
+) -> None:
+    def import_module(name: str) -> ModuleType:
+        assert name == f"ssl_cert_server.storage.{kind}"
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    words = rf"storage.type {kind} can't be loaded: the Python module {missing} is missing; install ssl-cert-server"
+    with pytest.raises(StorageError, match=words):
+        open_backend(kind, {}, ManualClock())
+
+
+def test_a_module_that_can_not_be_imported_for_another_reason_is_told_in_its_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def import_module(name: str) -> ModuleType:
+        raise ImportError("libpq.so.5: cannot open shared object file")
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    with pytest.raises(StorageError, match=r"storage.type postgres can't be loaded: libpq.so.5: cannot open"):
+        open_backend("postgres", {}, ManualClock())
 
 
 def test_nothing_is_imported_before_it_is_chosen() -> None:

@@ -82,6 +82,10 @@ class Kept:
             return self._predecessors_account()
         return f"self_signed/{key}" if key in self._self_signed else f"certificates/{key}"
 
+    def is_certificate(self, key: str) -> bool:
+        """Return whether a certificate is stored under a key, or should be."""
+        return key != ACCOUNT_KEY and ("/" not in key or key.startswith("_local_ca/"))
+
     def _predecessors_account(self) -> str:
         """Name the lease of the account whose key stands at the top level."""
         places = [AccountPlace.at(directory_url) for directory_url in self._directory_urls]

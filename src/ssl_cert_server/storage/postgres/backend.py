@@ -27,12 +27,12 @@ class PostgresStorage:
     server's clock. An instance that was killed leaves leases that lapse by themselves.
     """
 
-    def __init__(self, settings: PostgresSettings, clock: Clock) -> None:
-        """Connect to nothing yet.
+    def __init__(self, settings: PostgresSettings, clock: Clock, *, create: bool = True) -> None:
+        """Connect to nothing yet. With ``create`` off, calls fail where the schema is missing.
 
         :raises StorageError: the settings make no sense.
         """
-        self._connections = Connections(settings, clock)
+        self._connections = Connections(settings, clock, create=create)
         self._values = Values(self._connections)
         self._leases = Leases(self._connections)
         self._due = DueIndex(self._connections, clock)

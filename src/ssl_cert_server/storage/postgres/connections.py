@@ -55,11 +55,12 @@ class Connection(AsyncConnection[TupleRow]):
 class Connections:
     """The pool of one instance."""
 
-    def __init__(self, settings: PostgresSettings, clock: Clock) -> None:
+    def __init__(self, settings: PostgresSettings, clock: Clock, *, create: bool = True) -> None:
         self.timeout = settings.timeout
         self._conninfo = settings.conninfo()
         self._secrets = settings.secrets()
         self.schema = settings.schema
+        self._create = create
         self._clock = clock
         self._size = settings.pool_size
         self._pool: AsyncConnectionPool[Connection] | None = None
@@ -108,7 +109,7 @@ class Connections:
         connection.add_notice_handler(lambda notice: _heed(connection, notice))
         limit = str(round(self.timeout * 1000))
         await connection.execute(_SESSION, {"schema": self.schema, "limit": limit})
-        await prepare_schema(connection, self.schema)
+        await prepare_schema(connection, self.schema, create=self._create)
         await _compare_clocks(connection)
 
     async def _retried(self, statement: LiteralString, values: Mapping[str, object], by: float) -> list[Row]:

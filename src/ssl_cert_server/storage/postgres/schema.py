@@ -142,13 +142,19 @@ MIGRATIONS: tuple[LiteralString, ...] = (_VALUES + _LEASES + _DUE + _CHANGES,)
 """The n-th brings the schema from version n-1 to n. What was released is never edited."""
 
 
-async def prepare_schema(connection: AsyncConnection[Any], schema: str) -> None:
+async def prepare_schema(connection: AsyncConnection[Any], schema: str, *, create: bool = True) -> None:
     """Create the schema, or bring it up to date; the connection's search_path leads to it.
 
-    :raises StorageError: a newer server made it.
+    :raises StorageError: a newer server made it, or it is missing while ``create`` is off.
     """
-    if await _version(connection, schema) == len(MIGRATIONS):
+    version = await _version(connection, schema)
+    if version == len(MIGRATIONS):
         return
+    if version == 0 and not create:
+        raise StorageError(
+            f"there is no storage in PostgreSQL's schema {schema}; check storage.postgres, or start the server once, "
+            "which creates it"
+        )
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{schema}/schema"])
         version = await _version(connection, schema)  # others may have been first

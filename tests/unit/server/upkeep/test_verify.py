@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ssl_cert_server.config.schema import Config
@@ -13,11 +15,13 @@ from ssl_cert_server.server.upkeep.stored import Rules
 from ssl_cert_server.server.upkeep.verify import Verification
 from ssl_cert_server.service.records import IssuedRecord, save_record
 from ssl_cert_server.storage.base import Due, Storage
+from ssl_cert_server.storage.directory import DirectoryStorage
 from ssl_cert_server.storage.seal import Sealer, SealKey
 from ssl_cert_server.storage.sealed import SealedStorage
 from tests.support.certs import DAY, make_pair
 from tests.support.clock import START, ManualClock
 from tests.support.faulty_storage import FaultyStorage
+from tests.support.irregular import IRREGULAR
 from tests.support.ocsp_ca import OcspCa
 from tests.unit.server.upkeep.support import NAMES, UNTIL, everything, fill
 
@@ -30,12 +34,16 @@ class Verify:
         self._config, self._rules, self._clock = config, rules, clock
 
     async def __call__(self, storage: Storage) -> list[str]:
+        return (await self.counts(storage))[2]
+
+    async def counts(self, storage: Storage) -> tuple[int, int, list[str]]:
+        """Verify, and give how many values and certificates there are, and what is wrong."""
         found: list[str] = []
         plan = renewal_plan(self._config, storage, self._clock)
         work = Verification(storage, plan, Kept(self._config), self._rules, self._clock, found.append, self._step)
         await work.run()
         assert work.findings == len(found)
-        return found
+        return work.values, work.certificates, found
 
     def _step(self) -> None:
         self.steps += 1
@@ -208,6 +216,28 @@ async def test_what_cannot_be_opened_or_read_is_a_finding(verify: Verify, storag
     first, second = sorted(await verify(SealedStorage(storage, Sealer())))
     assert "_state/b.example" in first
     assert second.startswith("can't open _state/a.example: it is sealed with the key")
+
+
+@pytest.mark.parametrize("planned", [False, True])
+@pytest.mark.parametrize("kind", IRREGULAR)
+@pytest.mark.parametrize("key", ["a.example", "managed", "_state/a.example"])
+async def test_what_stands_in_the_place_of_a_file_is_counted_and_told_once(
+    verify: Verify, tmp_path: Path, clock: ManualClock, key: str, kind: str, planned: bool
+) -> None:
+    storage = DirectoryStorage(tmp_path / "storage", clock)
+    await fill(storage)
+    await storage.put(key, b"{}")
+    before = (await verify.counts(storage))[:2]
+    path = tmp_path / "storage" / key
+    path.unlink()
+    IRREGULAR[kind](path)
+    if not planned:
+        await storage.unschedule("renewal", ["a.example"])
+    values, certificates, found = await verify.counts(storage)
+    assert (values, certificates) == before
+    [line] = [line for line in found if f"can't read {path}: " in line]
+    assert ("Is a directory; " if kind == "a folder" else f"it is {kind}, not a regular file; ") in line
+    await storage.close()
 
 
 async def test_storage_that_is_gone_ends_it(verify: Verify, storage: FaultyStorage) -> None:
