@@ -13,7 +13,7 @@ START = 1_800_000_000.0
 
 _T = TypeVar("_T")
 
-_TURNS = 20
+_TURNS = 30
 """Loop turns given to woken tasks, so that they reach their next wait before time moves on."""
 
 

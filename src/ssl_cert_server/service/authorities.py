@@ -25,6 +25,7 @@ from ssl_cert_server.errors import (
 from ssl_cert_server.issuers.acme import CaTerms
 from ssl_cert_server.model import Subject
 from ssl_cert_server.service.attempts import Issued, Wanted
+from ssl_cert_server.service.budget.bookkeeping import is_stored
 from ssl_cert_server.service.budget.limits import CaLimits
 from ssl_cert_server.service.budget.planner import Budget, OrderKind, Taken
 from ssl_cert_server.service.ca_health import CaHealth, is_trouble, may_be_the_names
@@ -73,7 +74,7 @@ class Authorities:
             return await self._first_that_can(wanted, orders)
         finally:
             if own is not None and not orders.placed:
-                await self._budget.give_back(own)
+                await is_stored(self._budget.give_back(own), wanted.subject.names[0])
 
     async def sweep(self) -> None:
         """Once a day, forget what the budget kept of limits that are full again; an account's trouble is no other's."""

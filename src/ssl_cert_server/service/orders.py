@@ -16,14 +16,17 @@ from ssl_cert_server.errors import (
     AcmeError,
     BudgetSpent,
     CaProblem,
+    LeaseLost,
     NotPresented,
     OrderFailed,
+    Overloaded,
     StorageError,
     ValidationFailed,
 )
 from ssl_cert_server.issuers.acme import AcmeCa, CaTerms
 from ssl_cert_server.model import Certificate
 from ssl_cert_server.service.attempts import Issued, Wanted
+from ssl_cert_server.service.budget.bookkeeping import is_stored
 from ssl_cert_server.service.budget.limits import CaLimits
 from ssl_cert_server.service.budget.planner import Budget, OrderKind, Taken
 from ssl_cert_server.service.ca_health import CaHealth, is_trouble
@@ -85,8 +88,8 @@ class Orders:
                 return Issued(certificate, authority.ca.directory_url, used.get(names[0], ""))
             except ValidationFailed as error:
                 # Whatever the reason, CAs count it.
-                await self._budget.authorization_failed(account, authority.limits, error.name)
-                if error.of_this_ca:
+                counted = self._budget.authorization_failed(account, authority.limits, error.name)
+                if not await is_stored(counted, names[0]) or error.of_this_ca:
                     raise
                 methods = _without(methods, error)
                 resumable, failed = None, error
@@ -99,8 +102,14 @@ class Orders:
                     raise
                 # There is no room to try the next type now. The name failed, and is left alone as one that did.
                 raise failed from None
+            except LeaseLost:
+                raise
+            except (StorageError, Overloaded):
+                if failed is None or orders.at(authority.ca.directory_url) is not None:
+                    raise
+                raise failed from None  # as above: no order was placed for the next type
             except CaProblem as error:
-                await self._budget.refused(account, authority.limits, names, error)
+                await is_stored(self._budget.refused(account, authority.limits, names, error), names[0])
                 raise
 
     async def _order(
@@ -126,7 +135,7 @@ class Orders:
                 on_order=orders.keep,
             )
         except AcmeError as error:
-            await self._settle(taken, error, placed=orders.placed > placed)
+            await is_stored(self._settle(taken, error, placed=orders.placed > placed), names[0])
             raise
         except StorageError:
             if orders.begun == begun:

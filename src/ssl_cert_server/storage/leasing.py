@@ -86,10 +86,27 @@ async def leased(storage: Storage, name: str, clock: Clock) -> AsyncIterator[Hel
 async def _wait_for(storage: Storage, name: str, clock: Clock) -> HeldLease:
     while True:
         term = Term(clock)
-        lease = await storage.acquire(name, LEASE_SECONDS)
+        lease = await _acquire(storage, name)
         if lease is not None:
             return HeldLease(lease.name, lease.token, term)
         await clock.sleep(_POLL * (1 + clock.random()))
+
+
+async def _acquire(storage: Storage, name: str) -> Lease | None:
+    """Acquire a lease; where the caller is cancelled meanwhile, release it, or nobody could have it until it lapses."""
+    acquiring = asyncio.create_task(storage.acquire(name, LEASE_SECONDS))
+    try:
+        return await asyncio.shield(acquiring)
+    except asyncio.CancelledError:
+        await asyncio.shield(_release_acquired(storage, acquiring))
+        raise
+
+
+async def _release_acquired(storage: Storage, acquiring: asyncio.Task[Lease | None]) -> None:
+    with suppress(StorageError):
+        lease = await acquiring
+        if lease is not None:
+            await storage.release(lease)
 
 
 async def _keep(storage: Storage, lease: HeldLease, clock: Clock) -> None:

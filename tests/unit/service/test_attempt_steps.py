@@ -371,6 +371,30 @@ async def test_a_budget_that_stays_locked_after_an_order_failed_costs_no_other_o
     await scene.close()
 
 
+@pytest.mark.parametrize("refuses_orders", [False, True], ids=["authorization", "order"])
+async def test_a_name_backs_off_longer_each_time_though_its_failure_can_not_be_counted(refuses_orders: bool) -> None:
+    scene, before = Scene(renews=False), 0
+    await scene.begin()
+    scene.ca.responder = lambda *_: "not what the CA looks for"
+    if refuses_orders:
+        scene.ca.fail("newOrder", *[problem("rejectedIdentifier") for _ in range(REQUESTS * 10)])
+
+    def asked() -> int:
+        return scene.ca.requests.count("newOrder")
+
+    # Only after the CA was asked; and all other keys of the folder can be written.
+    kind = "new_orders" if refuses_orders else "failed_authorizations"
+    scene.instance.storage.refuses = lambda what: f"/{kind}/" in what and asked() > before
+    for _ in range(REQUESTS * 10):
+        before = asked()
+        assert await scene.ask() is None
+        await scene.clock.advance(60)
+    # At once, after 1 minute, after 10 more, and a fourth time at most within 100 minutes.
+    assert 3 <= asked() <= 4
+    assert (await load_state(scene.shared, NAME)).failures == asked()
+    await scene.close()
+
+
 async def test_no_order_is_sent_again_under_a_lease_that_may_have_lapsed() -> None:
     """A process that was stopped while a nonce was fetched, or while it waited to retry, goes on where it was."""
     scene = Scene(renews=False)

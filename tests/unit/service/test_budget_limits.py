@@ -104,7 +104,7 @@ def test_whoever_comes_back_when_a_closed_bucket_opens_is_served(
     limit: Limit | None, seconds: float, skew: float
 ) -> None:
     now = NOW + skew
-    bucket = Bucket().closed(limit, now + seconds)
+    bucket = Bucket().closed(limit, now + seconds, now)
     assert bucket.wait(limit, now + bucket.wait(limit, now, 0), 0) == 0.0
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 from structlog.testing import capture_logs
@@ -461,6 +462,27 @@ async def test_a_bucket_that_makes_no_sense_is_empty_from_now_on(
     await till.take("a.com", kind=RENEWAL)
 
 
+@pytest.mark.parametrize("ahead", [2 * HOUR, 2 * DAY, WEEK - HOUR])
+@pytest.mark.parametrize("scope", [Scope(LimitKind.ACCOUNT), Scope(LimitKind.NEW_ORDERS)], ids=str)
+async def test_a_closure_by_a_clock_that_was_ahead_ends_when_the_clock_is_right(
+    till: Till, clock: ManualClock, scope: Scope, ahead: float
+) -> None:
+    clock.jump(ahead)
+    await till.budget.close(ACCOUNT, LETS_ENCRYPT, scope, 600.0)
+    clock.jump(-ahead)
+    with suppress(BudgetSpent):
+        await till.take("a.com")
+    await clock.advance(36)
+    await till.take("a.com")
+
+
+async def test_a_closure_lasts_where_the_clock_goes_back_by_seconds(till: Till, clock: ManualClock) -> None:
+    await till.budget.close(ACCOUNT, LETS_ENCRYPT, Scope(LimitKind.ACCOUNT), 600.0)
+    clock.jump(-30)
+    with pytest.raises(BudgetSpent):
+        await till.take("a.com")
+
+
 async def test_a_closure_that_makes_no_sense_is_forgotten_where_no_limit_is_known(
     till: Till, storage: FaultyStorage
 ) -> None:
@@ -566,7 +588,7 @@ async def test_labels_and_names_of_any_kind_become_keys(till: Till, storage: Fau
     folders = {key.split("/")[1] for key in stored(storage)}
     assert len(folders) == len(labels)
     assert len(stored(storage)) == len(labels) * (1 + 3 * len(names) + 1)
-    fields = {"full_at", "closed_until", "overtaken_at", "failing"}
+    fields = {"full_at", "closed_until", "overtaken_at", "failing", "closed_at"}
     assert all(set(json.loads(value)) == fields for value in storage._values.values())
 
 

@@ -328,6 +328,31 @@ async def test_cancelled_at_any_moment_it_leaves_no_lease_held(
     assert await is_free(storage)
 
 
+class SlowLeases(FaultyStorage):
+    """Storage that gives a lease at once, and answers when it is told to."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.answers = asyncio.Event()
+
+    async def acquire(self, name: str, seconds: float) -> Lease | None:
+        lease = await super().acquire(name, seconds)
+        await self.answers.wait()
+        return lease
+
+
+async def test_a_lease_whose_answer_comes_after_the_wait_was_cancelled_is_released(clock: ManualClock) -> None:
+    storage = SlowLeases(clock)
+    task = asyncio.ensure_future(one_piece_of_work(storage, clock))
+    await clock.advance(0)
+    task.cancel()
+    await clock.advance(0)
+    storage.answers.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await is_free(storage)
+
+
 async def one_piece_of_work(storage: FaultyStorage, clock: ManualClock) -> None:
     async with leased(storage, "work", clock):
         await asyncio.sleep(0)

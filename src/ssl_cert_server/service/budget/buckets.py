@@ -111,14 +111,16 @@ class Bucket:
     """``full_at``: see :mod:`~ssl_cert_server.service.budget.limits`; nothing may be taken before ``closed_until``.
 
     ``overtaken_at`` is when a token was last counted that wasn't there: the CA may have counted one that was taken here
-    before for nothing. One of failed authorizations tells since when the name has been ``failing``, day after day. All
-    are Unix seconds, and 0.0 in a bucket that nothing was taken from.
+    before for nothing. One of failed authorizations tells since when the name has been ``failing``, day after day.
+    ``closed_at`` is when the bucket was closed; earlier versions did not store it. All are Unix seconds, and 0.0 in a
+    bucket that nothing was taken from.
     """
 
     full_at: float = 0.0
     closed_until: float = 0.0
     overtaken_at: float = 0.0
     failing: float = 0.0
+    closed_at: float = 0.0
 
     @classmethod
     def parse(cls, stored: bytes) -> Bucket:
@@ -129,6 +131,7 @@ class Bucket:
         try:
             fields = json.loads(stored)
             times = [float(fields[name]) for name in ("full_at", "closed_until", "overtaken_at", "failing")]
+            times.append(float(fields.get("closed_at", 0.0)))
         except (TypeError, KeyError, OverflowError, RecursionError) as error:
             raise ValueError("not an object with four times") from error
         if not all(map(math.isfinite, times)):
@@ -153,7 +156,7 @@ class Bucket:
 
     def plausible(self, limit: Limit | None, now: float) -> bool:
         """Tell whether it can have been written by a clock that was right."""
-        if self.closed_until > now + LONGEST_CLOSED + _CLOCKS_DIFFER:
+        if self.closed_until > now + LONGEST_CLOSED + _CLOCKS_DIFFER or self.closed_at > now + _CLOCKS_DIFFER:
             return False
         return limit is None or self.full_at <= limit.emptied(max(now, self.closed_until)) + _CLOCKS_DIFFER
 
@@ -184,10 +187,10 @@ class Bucket:
             full_at = max(full_at, min(self.full_at, limit.one_at(self.closed_until)))
         return replace(self, full_at=full_at)
 
-    def closed(self, limit: Limit | None, until: float) -> Bucket:
+    def closed(self, limit: Limit | None, until: float, now: float) -> Bucket:
         """Give it closed till then. It holds one token when it opens: the CA just said that it had none."""
         full_at = self.full_at if limit is None else max(self.full_at, limit.one_at(until))
-        return replace(self, full_at=full_at, closed_until=max(self.closed_until, until))
+        return replace(self, full_at=full_at, closed_until=max(self.closed_until, until), closed_at=now)
 
 
 def folder(account: str, kind: LimitKind) -> str:

@@ -151,8 +151,9 @@ class Budget:
         limit, key = scope.limit(limits), scope.key(account)
         async with self._store.held(account) as lease:
             bucket = await self._store.read(key, limit, lease)
-            until = self._clock.now() + min(seconds, LONGEST_CLOSED)
-            await self._store.write(key, bucket.closed(limit, until), lease)
+            now = self._clock.now()
+            closed = bucket.closed(limit, now + min(seconds, LONGEST_CLOSED), now)
+            await self._store.write(key, closed, lease)
 
     async def refused(self, account: str, limits: CaLimits, names: Sequence[str], problem: CaProblem) -> None:
         """Close what the CA says is spent, after it refused an order for ``names``; other problems say nothing.

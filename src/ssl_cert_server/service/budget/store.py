@@ -13,12 +13,14 @@ from ssl_cert_server.errors import Overloaded
 from ssl_cert_server.service.budget.buckets import Bucket, LimitKind, Scope, account_folder, folder
 from ssl_cert_server.service.budget.limits import CaLimits, Limit
 from ssl_cert_server.storage.base import Lease, Storage
-from ssl_cert_server.storage.leasing import leased
+from ssl_cert_server.storage.leasing import LEASE_SECONDS, leased
 from ssl_cert_server.storage.passed_over import PassedOver
 
 _log = structlog.get_logger()
 
-_LEASE_DEADLINE = 30.0
+_LEASE_DEADLINE = LEASE_SECONDS + 10.0
+"""Seconds; those that wait for an instance that stopped outlast its lease."""
+
 _SWEPT_TOGETHER = 100
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict, deque
 from contextlib import suppress
+from functools import partial
 
 from ssl_cert_server.errors import LeaseLost, StorageError
 from ssl_cert_server.storage.base import Lease
@@ -13,6 +15,9 @@ from ssl_cert_server.storage.redis.keys import Keys
 from ssl_cert_server.storage.redis.scripts import ACQUIRE, RELEASE, RENEW
 
 _BATCH = 1000
+
+_GIVEN_UP = 20
+"""Calls of one lease that are remembered: each took as long as the timeout."""
 
 
 class Leases:
@@ -24,19 +29,21 @@ class Leases:
         self._instance = instance
         self._numbers = itertools.count()
         self._held: dict[str, int] = {}
-        self._maybe: set[str] = set()  # the reply was lost, or nobody waited for it
+        self._maybe: defaultdict[str, deque[str]] = defaultdict(partial(deque, maxlen=_GIVEN_UP))
+        """By lease, the calls whose reply was lost, or that nobody waited for."""
 
     async def acquire(self, name: str, seconds: float) -> Lease | None:
         names = [self._keys.lease(name), self._keys.last_token]
-        args: list[Word] = [self._instance, f"{self._instance}:{next(self._numbers)}", round(seconds * 1000)]
+        call = f"{self._instance}:{next(self._numbers)}"
+        args: list[Word] = [self._instance, call, round(seconds * 1000), *self._maybe.get(name, ())]
         try:
             token = await self._client.run(f"lease {name}", ACQUIRE, names, args)
         except BaseException:
-            self._maybe.add(name)
+            self._maybe[name].append(call)
             raise
         if token is None:
             return None
-        self._maybe.discard(name)
+        self._maybe.pop(name, None)
         self._held[name] = int(token)
         return Lease(name, int(token))
 
@@ -53,7 +60,7 @@ class Leases:
 
     async def release_all(self) -> None:
         """Give back what this instance holds; what can't be given back lapses by itself."""
-        names = sorted(self._maybe | self._held.keys())
+        names = sorted(self._maybe.keys() | self._held.keys())
         with suppress(StorageError):
             for start in range(0, len(names), _BATCH):
                 held = [self._keys.lease(name) for name in names[start : start + _BATCH]]

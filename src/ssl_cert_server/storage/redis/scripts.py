@@ -64,9 +64,11 @@ end
 ACQUIRE = Script(
     _TIMED
     + """
--- KEYS: the lease, the last token given. ARGV: the instance, this call, milliseconds.
+-- KEYS: the lease, the last token given. ARGV: the instance, this call, milliseconds, calls that were given up.
 local held = redis.call('HMGET', KEYS[1], 'token', 'until', 'call', 'lasts')
-if held[1] and tonumber(held[2]) > now then
+local given_up = false  -- it arrived after its caller had stopped waiting: nobody holds what it took
+for i = 4, #ARGV do given_up = given_up or held[3] == ARGV[i] end
+if held[1] and tonumber(held[2]) > now and not given_up then
   local whose, lasts = string.match(held[4] or '', '^(%d+) (%d+)$')
   -- Further off than it lasts: the clock was set back, and a dead holder would keep it for as long as that step.
   if whose == held[1] and tonumber(held[2]) > now + lasts * 1000 then set_until(whose, lasts) end

@@ -411,6 +411,25 @@ async def test_a_lease_whose_acquiring_was_cancelled_is_free_once_the_instance_i
     assert await other.acquire("work", 30) is not None
 
 
+async def test_a_lease_that_was_taken_after_nobody_waited_for_it_is_free_for_its_own_instance_alone(
+    server: RedisServer, hasty: RedisStorage, opened: Any
+) -> None:
+    other = opened(RedisSettings(addr=server.addr))
+    await hasty.acquire("another", 30)  # by a connection that is there, and by a script that the server knows
+    server.pause()
+    with pytest.raises(StorageError, match="no answer"):
+        await hasty.acquire("work", 1_000_000)
+    server.resume()
+    await until(lambda: bool(server.ask("HGET", " lease work", "token")))
+    assert await other.acquire("work", 30) is None
+    taken = await hasty.acquire("work", 30)
+    assert taken is not None
+    assert await hasty.acquire("work", 30) is None
+    await hasty.release(taken)
+    assert await other.acquire("work", 30) is not None
+    assert await hasty.acquire("work", 30) is None
+
+
 # --- closing
 
 
