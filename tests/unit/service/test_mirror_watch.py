@@ -218,3 +218,4 @@ def test_the_event_loop_ends_while_a_directory_is_being_opened_that_hangs(
     assert not room.disk_answers.is_set()
     assert room.opened == 1
     room.disk_answers.set()
+    asyncio.run(room.directory.close())

@@ -151,6 +151,7 @@ async def test_killed_again_and_again_no_acknowledged_entry_is_lost(tmp_path: Pa
 async def test_closing_does_not_wait_for_a_thread_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory, "_CLOSING", 0.1)
     never, writer = os.pipe()  # the disk's answer, which does not come
+    others = set(threading.enumerate())
     monkeypatch.setattr(directory, "read_file", lambda path: os.read(never, 1))
     storage = DirectoryStorage(tmp_path, ManualClock())
     await storage.schedule("work", [Due("a.example", NOW)])
@@ -166,9 +167,10 @@ async def test_closing_does_not_wait_for_a_thread_that_hangs(tmp_path: Path, mon
     done = await asyncio.gather(*reading, return_exceptions=True)
     assert len([result for result in done if result == b""]) == 8, "those that had begun"
     assert len([result for result in done if isinstance(result, StorageError) and "closed" in str(result)]) == 2
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - others:
         if thread.name.startswith("storage"):
             await asyncio.to_thread(thread.join, 60)
+            assert not thread.is_alive()
     os.close(never)
     assert not [*(tmp_path / "_leases").glob(".holder-*")], "let go of in the end"
 
