@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict, deque
+from collections import OrderedDict, deque
 from contextlib import suppress
-from functools import partial
 
 from ssl_cert_server.errors import LeaseLost, StorageError
 from ssl_cert_server.storage.base import Lease
@@ -16,8 +15,8 @@ from ssl_cert_server.storage.redis.scripts import ACQUIRE, RELEASE, RENEW
 
 _BATCH = 1000
 
-_GIVEN_UP = 20
-"""Calls of one lease that are remembered: each took as long as the timeout."""
+_MOST_GIVEN_UP = (10_000, 20)
+"""Leases with calls that were given up, and such calls of each, in memory. What is dropped lapses by itself."""
 
 
 class Leases:
@@ -29,7 +28,7 @@ class Leases:
         self._instance = instance
         self._numbers = itertools.count()
         self._held: dict[str, int] = {}
-        self._maybe: defaultdict[str, deque[str]] = defaultdict(partial(deque, maxlen=_GIVEN_UP))
+        self._maybe: OrderedDict[str, deque[str]] = OrderedDict()
         """By lease, the calls whose reply was lost, or that nobody waited for."""
 
     async def acquire(self, name: str, seconds: float) -> Lease | None:
@@ -39,7 +38,7 @@ class Leases:
         try:
             token = await self._client.run(f"lease {name}", ACQUIRE, names, args)
         except BaseException:
-            self._maybe[name].append(call)
+            self._note_given_up(name, call)
             raise
         if token is None:
             return None
@@ -65,6 +64,12 @@ class Leases:
             for start in range(0, len(names), _BATCH):
                 held = [self._keys.lease(name) for name in names[start : start + _BATCH]]
                 await self._client.run("release leases", RELEASE, held, ["holder", self._instance])
+
+    def _note_given_up(self, name: str, call: str) -> None:
+        names, calls = _MOST_GIVEN_UP
+        self._maybe.setdefault(name, deque(maxlen=calls)).append(call)
+        if len(self._maybe) > names:
+            self._maybe.popitem(last=False)
 
     def _forget(self, lease: Lease) -> None:
         if self._held.get(lease.name) == lease.token:
