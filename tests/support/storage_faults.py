@@ -176,6 +176,16 @@ def wrong_type(server: RedisServer, key: str) -> Iterator[None]:
         server.ask("RENAME", aside, key)
 
 
+@contextmanager
+def unreadable(server: RedisServer, key: str) -> Iterator[None]:
+    """Have a set stand under the key of a value."""
+    server.ask("RENAME", key, f"aside {key}")
+    server.ask("SADD", key, "of the wrong type")
+    yield
+    server.ask("DEL", key)
+    server.ask("RENAME", f"aside {key}", key)
+
+
 # --- any server
 
 

@@ -188,7 +188,7 @@ async def compose(config: Config, clock: Clock, bounds: Bounds = AMPLE) -> Async
                 CertEndpoints(certificates, staples, clock, engine.tls_alpn01),
                 ChangesEndpoint(news),
                 engine.http01,
-                Readiness(storage, clock),
+                Readiness(storage, clock, engine.check_budget),
             ),
             protocol=protocol_class(cache.get, Load(bounds.connections, bounds.waiting)),
             background=background,

@@ -47,6 +47,7 @@ class Engine:
     http01: Http01Responder
     tls_alpn01: TlsAlpn01Responder | None
     background: Mapping[str, Callable[[], Awaitable[None]]]
+    check_budget: Callable[[], Awaitable[None]]
 
 
 async def open_engine(config: Config, storage: Storage, clock: Clock, stack: AsyncExitStack) -> Engine:
@@ -99,6 +100,7 @@ async def open_engine(config: Config, storage: Storage, clock: Clock, stack: Asy
         http01,
         tls_alpn01,
         background,
+        budget.check_readable,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from ssl_cert_server.clock import Clock
@@ -25,12 +26,17 @@ class OrderRehearsal(Protocol):
         """
 
 
-class Readiness:
-    """Checks, at most every two seconds, that storage accepts the writes an order needs."""
+Check = Callable[[], Awaitable[None]]
+"""Raises ``StorageError`` where an order is not possible."""
 
-    def __init__(self, storage: OrderRehearsal, clock: Clock) -> None:
+
+class Readiness:
+    """Checks, at most every two seconds, that storage accepts the writes an order needs, and what ``also`` checks."""
+
+    def __init__(self, storage: OrderRehearsal, clock: Clock, also: Check | None = None) -> None:
         self._storage = storage
         self._clock = clock
+        self._also = also
         self._checking = asyncio.Lock()
         self._checked_at = float("-inf")
         self._reason: str | None = None
@@ -47,6 +53,8 @@ class Readiness:
         try:
             async with asyncio.timeout(_DEADLINE):
                 await self._storage.rehearse_order()
+                if self._also is not None:
+                    await self._also()
         except TimeoutError:
             return f"storage did not write what an order needs within {_DEADLINE:.0f} s"
         except StorageError as error:

@@ -9,7 +9,7 @@ import pytest
 from tests.integration.orders.scene import Ca, Scene, check_costs_one, check_lasting
 from tests.support.fault_proxy import Step
 from tests.support.redis_server import RedisServer
-from tests.support.storage_faults import down, wrong_type
+from tests.support.storage_faults import down, unreadable, wrong_type
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, ca: Ca, redis: RedisServer) -> Iterator[Scene]:
     storage = {"type": "redis", "redis": {"addr": redis.addr, "timeout": 2}}
-    with Scene(tmp_path_factory.mktemp("server"), ca, storage=storage) as scene:
+    with Scene(tmp_path_factory.mktemp("server"), ca, storage=storage, limits={"new_orders": "1000/1h"}) as scene:
         yield scene
 
 
@@ -36,6 +36,11 @@ def test_nothing_is_ordered_while_a_value_is_of_the_wrong_type(scene: Scene, red
 
 def test_a_record_that_can_not_be_written_costs_one_order(scene: Scene, redis: RedisServer) -> None:
     check_costs_one(scene, wrong_type(redis, " folder _issued"))
+
+
+def test_nothing_is_ordered_while_the_budget_can_not_be_read(scene: Scene, redis: RedisServer) -> None:
+    (key,) = redis.ask("KEYS", "*_budgets/*/new_orders/all")
+    check_lasting(scene, unreadable(redis, key.decode()))
 
 
 AFTER = [(Step.NEW_ORDER, " given-up"), (Step.NEW_ORDER, " folder _state"), (Step.CERTIFICATE, " given-up")]

@@ -59,6 +59,29 @@ def stored(storage: FaultyStorage) -> list[str]:
     return [*storage._values]
 
 
+async def test_a_bucket_that_no_order_can_do_without_is_read_again_until_it_can_be(
+    till: Till, storage: FaultyStorage
+) -> None:
+    key = Scope(LimitKind.NEW_ORDERS).key(ACCOUNT)
+    storage.break_down("get", key=key)
+    await till.budget.check_readable()  # nobody needed it
+    with pytest.raises(StorageError):
+        await till.take("a.com")
+    with pytest.raises(StorageError):
+        await till.budget.check_readable()
+    storage.repair()
+    await till.budget.check_readable()
+    storage.break_down("get", key=key)
+    await till.budget.check_readable()
+
+
+async def test_a_bucket_of_one_name_is_a_matter_of_that_name(till: Till, storage: FaultyStorage) -> None:
+    storage.break_down("get", key=Scope.failures(["a.com"])[0].key(ACCOUNT))
+    with pytest.raises(StorageError):
+        await till.take("a.com")
+    await till.budget.check_readable()
+
+
 async def test_new_orders_of_the_account_are_counted(till: Till, clock: ManualClock) -> None:
     number, spent = await till.drain("site.example-{}.com")
     assert number == 300

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from ssl_cert_server.errors import StorageError
 from ssl_cert_server.service.readiness import Readiness
 from ssl_cert_server.storage.write_watch import WriteWatch
 from tests.support.clock import ManualClock
@@ -36,6 +37,14 @@ async def test_tells_why_storage_refuses_and_that_it_works_again(clock: ManualCl
     storage.repair()
     await clock.advance(2)
     assert await readiness.trouble() is None
+
+
+async def test_tells_what_else_keeps_orders_from_being_placed(clock: ManualClock) -> None:
+    async def check() -> None:
+        raise StorageError("the budget can't be read")
+
+    readiness = Readiness(WriteWatch(FaultyStorage(clock), clock), clock, check)
+    assert await readiness.trouble() == "the budget can't be read"
 
 
 async def test_checks_at_most_every_two_seconds_however_many_ask(clock: ManualClock) -> None:

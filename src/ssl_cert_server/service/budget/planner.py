@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import structlog
 
 from ssl_cert_server.clock import Clock
-from ssl_cert_server.errors import BudgetSpent, CaProblem
+from ssl_cert_server.errors import BudgetSpent, CaProblem, StorageError
 from ssl_cert_server.service.budget.buckets import (
     ACCOUNT_WIDE,
     COUNTS_CERTIFICATES,
@@ -100,6 +100,8 @@ class Budget:
         self._store = BucketStore(storage, clock)
         self._clock = clock
         self._unknown_refusals: dict[str, set[Scope]] = {}
+        self._unreadable: set[str] = set()
+        """Keys of account-wide buckets that could not be read, at most one of each kind and account."""
 
     async def take(
         self, account: str, limits: CaLimits, names: Sequence[str], kind: OrderKind, priority: Priority
@@ -174,10 +176,30 @@ class Budget:
         """Forget an account's buckets that have been full for days, and give their number; once a day is enough."""
         return await self._store.sweep(account, limits)
 
+    async def check_readable(self) -> None:
+        """Read the buckets again that no order can do without, and that could not be read.
+
+        :raises StorageError: one of them still can't be read.
+        """
+        for key in [*self._unreadable]:
+            await self._store.read(key, None, None)
+            self._unreadable.discard(key)
+
     async def _read(
         self, account: str, scopes: Iterable[Scope], limits: CaLimits, lease: Lease | None
     ) -> dict[Scope, Bucket]:
-        return {scope: await self._store.read(scope.key(account), scope.limit(limits), lease) for scope in scopes}
+        return {scope: await self._bucket(account, scope, limits, lease) for scope in scopes}
+
+    async def _bucket(self, account: str, scope: Scope, limits: CaLimits, lease: Lease | None) -> Bucket:
+        key = scope.key(account)
+        try:
+            bucket = await self._store.read(key, scope.limit(limits), lease)
+        except StorageError:
+            if scope.kind in ACCOUNT_WIDE:
+                self._unreadable.add(key)
+            raise
+        self._unreadable.discard(key)
+        return bucket
 
     def _is_burden(self, buckets: Mapping[Scope, Bucket], limits: CaLimits) -> bool:
         """Tell whether an order for names that fail day after day may be in others' way."""
