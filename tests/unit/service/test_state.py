@@ -141,6 +141,18 @@ def test_an_order_announced_by_a_clock_that_is_ahead_backs_off() -> None:
         check_not_backing_off("a.com", settled, START)
 
 
+@pytest.mark.parametrize("ahead", [0.5, 5, 300])
+def test_a_failure_noted_by_a_clock_that_is_a_little_ahead_backs_off(ahead: float) -> None:
+    state = NameState(failures=1, failed_at=START + ahead, retry_at=START + ahead + 60, error="the CA said no")
+    with pytest.raises(BackingOff):
+        check_not_backing_off("a.com", state, START)
+
+
+def test_a_failure_noted_by_a_clock_that_was_wrong_holds_nothing_back() -> None:
+    state = NameState(failures=1, failed_at=START + 301, retry_at=START + 361, error="the CA said no")
+    check_not_backing_off("a.com", state, START)
+
+
 def test_what_was_not_interrupted_stays_as_it_is() -> None:
     state = NameState(1, 2.0, 3.0, "four", (ORDER,))
     assert settle_interrupted(state, START) is state
