@@ -240,6 +240,31 @@ def test_a_mirror_that_is_removed_while_storage_is_away_is_filled_from_memory(
 
 
 @pytest.mark.parametrize("shared", ["redis"], indirect=True)
+def test_a_mirror_that_is_broken_at_the_start_is_done_without_and_filled_once_it_is_mended(
+    fleet: Fleet, shared: SharedStorage, tmp_path: Path
+) -> None:
+    mirror = tmp_path / "mirror"
+    server = fleet.add(mirror_dir=str(mirror), timeout=2)
+    known = {name: server.cert(name).json["fingerprint"] for name in NAMES[:3]}
+    server.stop()
+    shutil.rmtree(mirror)
+    mirror.write_text("in the place of a directory")
+    server.start()
+    for name, fingerprint in known.items():
+        assert server.cert(name).json["fingerprint"] == fingerprint
+    assert server.get("/readyz").status == 200
+    wait_until(lambda: "event=storage.mirror_unusable" in server.log)
+    mirror.unlink()
+    wait_until(lambda: "event=storage.mirror_filled certificates=3 from_memory=0" in server.log)
+    shared.kill()
+    server.stop()
+    server.start()
+    for name, fingerprint in known.items():
+        assert server.cert(name).json["fingerprint"] == fingerprint
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("shared", ["redis"], indirect=True)
 def test_a_redis_that_comes_back_empty_costs_no_order_and_is_filled_from_the_mirror(
     fleet: Fleet, pebble: Pebble, shared: SharedRedis, tmp_path: Path
 ) -> None:

@@ -70,7 +70,10 @@ def open_storages(config: Config, clock: Clock, *, create: bool = False) -> Stor
         return _without_mirror(SealedStorage(backend, sealer), config, clock)
     if mirror_dir is None or not (create or holds_storage(mirror_dir)):
         return _without_mirror(SealedStorage(GuardedStorage(backend), sealer), config, clock)
-    directory = MirrorDirectory(lambda: DirectoryStorage(mirror_dir, clock, create=create, remedy=MIRROR_REMEDY))
+    # The server does without a mirror that is broken, as it would where it broke later; a command's user is told.
+    directory = MirrorDirectory(
+        lambda: DirectoryStorage(mirror_dir, clock, create=create, remedy=MIRROR_REMEDY), required=not create
+    )
     guarded = GuardedStorage(backend, directory)
     copies = SealedStorage(directory, sealer)
     retention = Retention(SealedStorage(guarded, sealer), copies, clock, fixed=operators_keys(config))

@@ -1,15 +1,15 @@
-"""The mirror's directory, which is opened again where it was removed or replaced while the server runs."""
+"""The mirror's directory, which is opened again where it can't be used: removed or replaced, or broken at the start."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 
 import structlog
 
 from ssl_cert_server.errors import StorageError
-from ssl_cert_server.storage.base import Storage
+from ssl_cert_server.storage.base import Lease, Storage
 from ssl_cert_server.storage.directory_threads import DEADLINE, Threads
 from ssl_cert_server.storage.wrapper import StorageWrapper
 
@@ -28,9 +28,14 @@ class MirrorDirectory(StorageWrapper):
     Only values are kept in a mirror: no leases, no due index.
     """
 
-    def __init__(self, open_directory: Callable[[], Storage]) -> None:
-        """:raises StorageError: it can't be opened."""
-        super().__init__(open_directory())
+    def __init__(self, open_directory: Callable[[], Storage], *, required: bool = True) -> None:
+        """Open the directory.
+
+        One that isn't ``required`` may be unusable: each use of it fails until :meth:`check` opens it.
+
+        :raises StorageError: a required one can't be opened.
+        """
+        super().__init__(open_directory() if required else _opened(open_directory))
         self._open_directory = open_directory
         # A thread that nothing waits for at the end of the process: opening may hang with the disk.
         self._threads = Threads(1, "mirror-open")
@@ -74,3 +79,36 @@ class MirrorDirectory(StorageWrapper):
         finally:
             if opening.done():
                 self._opening = None
+
+
+class _Unopened(StorageWrapper):
+    """Stands in for a directory that could not be opened: reading and writing values fails for the ``reason``."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    async def get(self, key: str) -> bytes | None:
+        raise self._failure(key)
+
+    async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> None:  # noqa: ARG002
+        raise self._failure(key)
+
+    async def delete(self, key: str, *, lease: Lease | None = None) -> None:  # noqa: ARG002
+        raise self._failure(key)
+
+    async def list(self, folder: str = "") -> AsyncIterator[str]:
+        raise self._failure(folder)
+        yield ""
+
+    def _failure(self, what: str) -> StorageError:
+        return StorageError(f"can't use {what or 'anything'} in mirror_dir: {self._reason}")
+
+    async def close(self) -> None:
+        pass
+
+
+def _opened(open_directory: Callable[[], Storage]) -> Storage:
+    try:
+        return open_directory()
+    except StorageError as error:
+        return _Unopened(str(error))
