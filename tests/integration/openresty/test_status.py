@@ -22,12 +22,16 @@ async def read_status(nginx: Nginx) -> dict[str, Any]:
 
 async def until_status(nginx: Nginx, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The workers add up what they did several times a second."""
-    async with asyncio.timeout(LIMIT):
-        while True:
-            value = await read_status(nginx)
-            if holds(value):
-                return value
-            await asyncio.sleep(0.1)
+    value: dict[str, Any] = {}
+    try:
+        async with asyncio.timeout(LIMIT):
+            while True:
+                value = await read_status(nginx)
+                if holds(value):
+                    return value
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(f"the status stayed {value}") from None
 
 
 async def test_handshakes_are_counted_over_all_workers(prefix: Path) -> None:
