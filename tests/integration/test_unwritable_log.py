@@ -163,17 +163,19 @@ def test_a_full_disk_and_room_again(tmp_path: Path, pebble: Pebble, http_port: i
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = f"mount -t tmpfs -o size=64k none {disk}", f"dd if=/dev/zero of={disk}/filler bs=4096 2>/dev/null"
-    within = [*unsharing(), *redirected(f">{disk}/log 2>&1", *mount)]
+    within = [*unsharing(), *redirected(f">{disk}/output 2>{disk}/log", *mount)]
     with CertServer(tmp_path / "server", config, port=http_port, within=within) as server:
         seen = Path(f"/proc/{server.process.pid}/root{disk}")
         check_it_serves(server, pebble, "first.example.com")
         check_it_survives(server, "first.example.com")
-        assert (seen / "log").stat().st_size == 0
+        assert (seen / "log").stat().st_size == (seen / "output").stat().st_size == 0
         (seen / "filler").unlink()
         wait_until(lambda: dropped(seen.joinpath("log").read_text()) > 5)
+        wait_until(lambda: seen.joinpath("output").read_text() == "lines that could not be written here: 1\n")
         check_it_serves(server, pebble, "second.example.com")
         wait_until(lambda: "name=second.example.com" in seen.joinpath("log").read_text())
-        assert all(line.startswith("timestamp=") for line in (seen / "log").read_text().splitlines())
+        written = (seen / "log").read_text().splitlines()
+        assert [line for line in written if not line.startswith("timestamp=")] == []
         check_it_stops(server)
     assert pebble.order_count() == 2
 

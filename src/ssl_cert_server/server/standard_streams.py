@@ -95,7 +95,7 @@ def take_over_standard_streams() -> BackgroundWriter:
 
 def queue_standard_output() -> BackgroundWriter:
     """Queue from now on all that is printed to standard output, too; return its writer."""
-    writer = BackgroundWriter(output_to(os.dup(_STDOUT)), "({} lines could not be written)\n".format)
+    writer = BackgroundWriter(output_to(os.dup(_STDOUT)), "lines that could not be written here: {}\n".format)
     sys.stdout = _text(QueuedStream(_STDOUT, writer))
     return writer
 
