@@ -28,6 +28,7 @@
     └── AcmeError                the CA, or the way to it; carries ``retry_after``
         ├── CaUnreachable          no usable answer: connection, TLS, time-out
         │   └── AnswerLost           the request may have arrived: what it did is unknown
+        │       └── AnswerRepeated     an earlier request's answer came in its place
         ├── MalformedResponse      an answer that RFC 8555 doesn't allow
         ├── CaTooSlow              the CA has not finished what it began
         ├── AccountRefused         the CA lets us have no account
@@ -202,6 +203,10 @@ class CaUnreachable(AcmeError):
 
 class AnswerLost(CaUnreachable):
     """A request that may have reached the CA, and whose answer did not come: what it did is unknown."""
+
+
+class AnswerRepeated(AnswerLost):
+    """The answer to an earlier request came in place of this one's: the CA answers, that connection is of no use."""
 
 
 class MalformedResponse(AcmeError):

@@ -158,7 +158,8 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
         assert road.server.cert("opens-the-account.example.com").status == 200
         for case in CASES:
             road.proxy.script(case.step, case.fault, times=case.times, name=case.name)
-        for _ in range(2 * len(CASES) // BATCH):
+        # A fault that closes the CA keeps those from being met that come a little later, on a slow machine the most.
+        for _ in CASES:
             missing = [case.name for case in CASES if not case.met(road.proxy)]
             if missing:
                 replies += road.ask(missing[:BATCH]).items()
@@ -193,19 +194,23 @@ def test_no_fault_shows_a_secret_or_a_bug_in_the_log(outcome: Outcome) -> None:
 def test_an_answer_that_comes_twice_is_nobody_elses(road: Road) -> None:
     """The second could pass for the answer to the next request on that connection, which is another name's."""
     assert road.server.cert("opens-the-account.example.com").status == 200
-    names = [f"doubled-at-{step.name.lower().replace('_', '-')}.example.com" for step in ORDER_STEPS]
-    bystanders = [f"bystander{number}.example.com" for number in range(12)]
-    for step, name in zip(ORDER_STEPS, names, strict=True):
+    failed: set[str] = set()
+    asked: list[str] = []
+    for doubles, step in enumerate(ORDER_STEPS, 1):
+        at = step.name.lower().replace("_", "-")
+        name, *bystanders = (f"{who}-at-{at}.example.com" for who in ("doubled", "first", "second", "third"))
         road.proxy.script(step, doubled, name=name)
-    first = road.ask([*names, *bystanders])
-    # A newOrder that got the repeated answer fails its request: nobody knows whether there is an order.
-    failed = {name for name, reply in first.items() if reply.status != 200}
-    for reply in first.values():
-        check_ended(reply)
-    assert len(failed) <= len(names)
-    assert {road.proxy.orders[name] for name in first} == {1}
+        replies = road.ask([name, *bystanders])
+        for reply in replies.values():
+            check_ended(reply)
+        # A newOrder that got the repeated answer fails its request: nobody knows whether there is an order. It keeps
+        # no other name from the CA.
+        failed |= {name for name, reply in replies.items() if reply.status != 200}
+        assert len(failed) <= doubles
+        assert {road.proxy.orders[name] for name in replies} == {1}
+        asked += replies
     road.end_back_off()
-    for name, reply in road.ask([*first]).items():
+    for name, reply in road.ask(asked).items():
         verified_leaf(reply, name, road.pebble.root_certificate())
         assert road.proxy.orders[name] == (2 if name in failed else 1)
     road.check_log()

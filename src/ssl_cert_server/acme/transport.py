@@ -18,7 +18,7 @@ from ssl_cert_server.acme.nonces import SeenNonces
 from ssl_cert_server.acme.outgoing import FAILURES, HEADERS, read_body, reason_of
 from ssl_cert_server.acme.retry_after import parse_retry_after
 from ssl_cert_server.acme.text import one_line
-from ssl_cert_server.errors import AnswerLost, CaUnreachable, MalformedResponse, StartError
+from ssl_cert_server.errors import AnswerLost, AnswerRepeated, CaUnreachable, MalformedResponse, StartError
 
 REQUEST_DEADLINE = 30.0
 """Seconds for a whole exchange. httpx2's own time-outs are per read: a server that drips would hold us for hours."""
@@ -113,7 +113,7 @@ async def exchange(
             nonce = _nonce(response)
             if seen is not None and nonce is not None and not seen.add(nonce):
                 # Leaving the answer unread closes the connection, and what else may be waiting in it.
-                raise AnswerLost(f"{_where(method, url)}: the answer to an earlier request came again")
+                raise AnswerRepeated(f"{_where(method, url)}: the answer to an earlier request came again")
             return await _read(response, url, now)
     except TimeoutError as error:
         raise _unanswered(method)(f"{_where(method, url)}: no answer within {deadline:g} s") from error

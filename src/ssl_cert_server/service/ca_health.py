@@ -8,6 +8,7 @@ from ssl_cert_server.clock import Clock
 from ssl_cert_server.errors import (
     AccountRefused,
     AcmeError,
+    AnswerRepeated,
     CaProblem,
     CaTooSlow,
     CaUnreachable,
@@ -100,4 +101,4 @@ def may_be_the_names(error: Exception) -> bool:
         return error.status >= 500 and not error.everyone and not closed
     if isinstance(error, ValidationFailed):
         return error.problem == "serverInternal"
-    return isinstance(error, MalformedResponse | CaTooSlow)
+    return isinstance(error, MalformedResponse | AnswerRepeated | CaTooSlow)

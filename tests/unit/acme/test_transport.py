@@ -14,7 +14,7 @@ from ssl_cert_server import __version__
 from ssl_cert_server.acme import transport
 from ssl_cert_server.acme.nonces import SeenNonces
 from ssl_cert_server.acme.transport import MAX_BODY, Answer, exchange, open_http_client
-from ssl_cert_server.errors import CaUnreachable, MalformedResponse, StartError
+from ssl_cert_server.errors import AnswerRepeated, CaUnreachable, MalformedResponse, StartError
 from tests.support.fake_ca import Cut
 
 URL = "https://ca.test/x"
@@ -174,7 +174,7 @@ async def test_an_answer_whose_nonce_was_seen_is_not_read() -> None:
 
     async with httpx2.AsyncClient(transport=httpx2.MockTransport(handle)) as http:
         assert (await exchange(http, "POST", URL, now=0, seen=seen)).nonce == "same"
-        with pytest.raises(CaUnreachable, match="the answer to an earlier request came again"):
+        with pytest.raises(AnswerRepeated, match="the answer to an earlier request came again"):
             await exchange(http, "POST", URL, now=0, seen=seen)
         assert (await exchange(http, "GET", URL, now=0)).nonce == "same"
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from ssl_cert_server.errors import (
     AccountRefused,
     AcmeError,
+    AnswerRepeated,
     CaProblem,
     CaTooSlow,
     CaUnreachable,
@@ -58,6 +59,7 @@ def problem(status: int, type: str = "serverInternal", *, retry_after: float | N
 
 STUMBLES = [
     MalformedResponse("what?"),
+    AnswerRepeated("an earlier one's"),
     CaTooSlow("not finished"),
     problem(500),
     problem(500, retry_after=60),
