@@ -28,7 +28,6 @@ LUA_PATH = ROOT / "clients" / "openresty" / "lib"
 MODULE_FOLDERS = (Path("/usr/lib/nginx/modules"), Path("/usr/lib64/nginx/modules"))
 MODULES = ("ndk_http_module.so", "ngx_http_lua_module.so")  # in the order nginx needs
 START_TIMEOUT = 60.0
-STOP_TIMEOUT = 3.0
 
 
 class NginxUnavailableError(RuntimeError):
@@ -88,6 +87,9 @@ class Nginx:
     plugin's; `allow` is the Lua body of allow_domain; `init` and `servers` are more Lua and more server blocks.
     `template` is another configuration with the same @NAME@s, of which it need not use all.
     """
+
+    stop_timeout = 3.0
+    """Seconds for open connections to finish."""
 
     def __init__(
         self,
@@ -187,7 +189,7 @@ class Nginx:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_TIMEOUT)
+                process.wait(self.stop_timeout)
                 return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # the workers too: the session is our own
@@ -212,6 +214,8 @@ class CheckedNginx(Nginx):
 
     An asynchronous context manager, too, so that a server in the test's own loop still answers while nginx ends.
     """
+
+    stop_timeout = 60.0  # whoever isn't let finish leaves sockets open, which nginx logs as an alert
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self.start)

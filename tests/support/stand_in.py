@@ -19,6 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from tests.support.ports import free_port
 
+_BACKLOG = 2048
+"""Connections that may wait, as at the server: the tests' thousand visitors share the loop that accepts them."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -253,9 +256,11 @@ class StandIn:
 
     async def start(self) -> None:
         if self.path:
-            self._server = await asyncio.start_unix_server(self._serve, self.path)
+            self._server = await asyncio.start_unix_server(self._serve, self.path, backlog=_BACKLOG)
         else:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
+            self._server = await asyncio.start_server(
+                self._serve, "127.0.0.1", self.port, ssl=self.tls, backlog=_BACKLOG
+            )
 
     async def stop(self) -> None:
         """Stops listening and drops every connection."""
