@@ -15,7 +15,6 @@ import time
 from asyncio.trsock import TransportSocket
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from http import HTTPStatus
@@ -28,6 +27,7 @@ import httpx2
 from cryptography import x509
 
 from tests.support.certs import DAY, make_pair
+from tests.support.listener import Listener
 from tests.support.loop_thread import LoopThread
 from tests.support.pebble import Pebble
 from tests.support.ports import free_port
@@ -184,7 +184,6 @@ class FaultProxy:
         self._connections: dict[asyncio.StreamWriter, TransportSocket] = {}
         self._told_last: dict[asyncio.StreamWriter, str] = {}
         self._refusing = 0
-        self._greeting: set[asyncio.Task[None]] = set()
 
     def __enter__(self) -> Self:
         self._thread = LoopThread("fault proxy")
@@ -247,33 +246,11 @@ class FaultProxy:
         self._listen()
 
     def _listen(self) -> None:
-        # Not by asyncio's own server, nor by sock_accept: a connection that was accepted just before either is told to
-        # end belongs to nobody, and stays open.
-        self._listener = socket.create_server(("127.0.0.1", self.port))
-        self._listener.setblocking(False)
-        asyncio.get_running_loop().add_reader(self._listener, self._accept)
+        self._listener = Listener(socket.create_server(("127.0.0.1", self.port)), self._serve, self._tls)
 
     def _stop_listening(self) -> None:
-        if self._refusing:
-            return
-        asyncio.get_running_loop().remove_reader(self._listener)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):  # it left in the meantime
-            connection, _ = self._listener.accept()
-            connection.setblocking(False)
-            task = asyncio.create_task(self._greet(connection))
-            self._greeting.add(task)
-            task.add_done_callback(self._greeting.discard)
-
-    async def _greet(self, connection: socket.socket) -> None:
-        reader = asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(reader, self._serve)
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, connection, ssl=self._tls)
-        except (OSError, asyncio.CancelledError):
-            connection.close()  # the other side left in the midst of the handshake, or the proxy ends
+        if not self._refusing:
+            self._listener.stop_accepting()
 
     async def _close(self) -> None:
         self._stop_listening()

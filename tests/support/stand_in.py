@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from tests.support.listener import Listener
 from tests.support.ports import free_port
 
 _BACKLOG = 2048
@@ -179,8 +181,7 @@ class StandIn:
         self.answer_ocsp: Handler = self.usual_ocsp
         self.answer_changes: Handler = self.usual_changes
         self._news = asyncio.Event()
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: Listener | None = None
 
     @property
     def backend(self) -> str:
@@ -256,28 +257,25 @@ class StandIn:
 
     async def start(self) -> None:
         if self.path:
-            self._server = await asyncio.start_unix_server(self._serve, self.path, backlog=_BACKLOG)
+            listening = socket.socket(socket.AF_UNIX)
+            listening.bind(self.path)
+            listening.listen(_BACKLOG)
         else:
-            self._server = await asyncio.start_server(
-                self._serve, "127.0.0.1", self.port, ssl=self.tls, backlog=_BACKLOG
-            )
+            listening = socket.create_server(("127.0.0.1", self.port), backlog=_BACKLOG)
+        self._listener = Listener(listening, self._serve, self.tls)
 
     async def stop(self) -> None:
         """Stops listening and drops every connection."""
-        server, self._server = self._server, None
-        if server is None:
+        listener, self._listener = self._listener, None
+        if listener is None:
             return
-        server.close()
-        await self.drop_connections()
-        await server.wait_closed()
+        await listener.close()
         if self.path:
             Path(self.path).unlink(missing_ok=True)  # noqa: ASYNC240 (one system call)
 
     async def drop_connections(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        assert self._listener is not None
+        await self._listener.drop_connections()
 
     async def _respond(self, request: Request) -> Answer:
         path = urlsplit(request.path).path
@@ -307,9 +305,6 @@ class StandIn:
             self.under_way -= 1
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         self.connections += 1
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
@@ -325,7 +320,6 @@ class StandIn:
         except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError, asyncio.CancelledError):
             pass
         finally:
-            self._tasks.discard(task)
             writer.close()
             with contextlib.suppress(ConnectionError, ssl.SSLError):
                 await writer.wait_closed()
