@@ -126,11 +126,16 @@ class Exchange:
         self.keeps_connection = True
 
     async def send_bytes(self, data: bytes) -> None:
-        """Write to the connection, which then closes; ConnectionResetError where the server has left."""
-        if self._reader.at_eof():  # a TLS connection in asyncio swallows what is written then
-            raise ConnectionResetError
+        """Write to the connection, which then closes; ConnectionResetError where either side has left."""
+        self._check_open()
         self._writer.write(data)
         await self._writer.drain()
+        self._check_open()
+
+    def _check_open(self) -> None:
+        # A TLS connection in asyncio swallows what is written to one that ends, and drain() tells it a turn later.
+        if self._reader.at_eof() or self._writer.is_closing():
+            raise ConnectionResetError
 
     def reset(self) -> None:
         """End the connection with a TCP RST."""
