@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from ssl_cert_server.service.ask import MAX_BODY, Ask
 from ssl_cert_server.service.preflight import Preflight
 from tests.support.clock import ManualClock
 from tests.support.knot import Knot
+from tests.support.listener import Listener
 from tests.support.loop_time import LoopTime
 from tests.support.ports import free_port
 
@@ -50,32 +52,22 @@ class Endpoint:
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        handlers: set[asyncio.Task[None]] = set()
-
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task
-            handlers.add(task)
-            self.connections += 1
-            try:
-                await self._serve(reader, writer)
-            except (asyncio.IncompleteReadError, ConnectionError):
-                pass
-            finally:
-                writer.close()
-                handlers.discard(task)
-
-        server = await asyncio.start_server(connected, "127.0.0.1", self.port)
+        listener = Listener(socket.create_server(("127.0.0.1", self.port)), self._serve)
         try:
             yield
         finally:
-            server.close()
-            for handler in [*handlers]:
-                handler.cancel()
-            await asyncio.gather(*handlers, return_exceptions=True)
-            await server.wait_closed()
+            await listener.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            await self._answer(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
             self.targets.append(head.split()[1].decode())

@@ -6,6 +6,7 @@ The servers here are stand-ins that say what the test wants; test_replication.py
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from ssl_cert_server.errors import StorageError
 from ssl_cert_server.storage.redis import RedisSettings
+from tests.support.listener import Listener
 from tests.support.loop_time import LoopTime
 from tests.support.ports import free_port
 
@@ -30,23 +32,18 @@ class StandIn:
         self.port = free_port()
         self.answer = answer
         self.asked: list[bytes] = []
-        self._writers: list[asyncio.StreamWriter] = []
 
     @property
     def addr(self) -> str:
         return f"127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._listener = Listener(socket.create_server(("127.0.0.1", self.port)), self._serve)
 
     async def close(self) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        await self._server.wait_closed()
+        await self._listener.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.append(writer)
         try:
             while command := await _read(reader):
                 self.asked.append(command[0])
