@@ -18,7 +18,7 @@ _log = structlog.get_logger()
 HELD_FOR = 45.0
 """Seconds within which an instance stores a state that it holds in memory, once storage works again."""
 
-_CLOCKS_APART = 300.0
+_CLOCKS_DIFFER = 300.0
 """Seconds by which the clocks of instances may differ: a failure noted by a clock that is ahead still backs off."""
 
 _INTERRUPTED_STEPS = 2
@@ -57,7 +57,7 @@ def check_not_backing_off(name: str, state: NameState, now: float) -> None:
 def is_backing_off(state: NameState, now: float) -> bool:
     """Return whether a name that failed is not tried again yet."""
     # A failure from further ahead was noted by a clock that was wrong: its back-off could last for months.
-    return state.failed_at - now <= _CLOCKS_APART and now < state.retry_at
+    return state.failed_at - now <= _CLOCKS_DIFFER and now < state.retry_at
 
 
 def backing_off(name: str, state: NameState, now: float) -> BackingOff:
